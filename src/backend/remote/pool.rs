@@ -67,8 +67,8 @@ pub(crate) struct Pool<D: Dial> {
 /// How long a permit is withheld, multiplied by the number of withheld permits.
 const WITHHOLD_TIME: Duration = Duration::from_secs(1);
 
-/// A call without a connection is dialed for this often more if the server is full, each after a
-/// [pause](RETRY_PAUSE).
+/// How often a call tries again to connect to a server that is full, while the pool has no connection. Each
+/// attempt is after a [pause](RETRY_PAUSE).
 const MAX_REFUSALS: u32 = 5;
 
 /// A connection in use. When dropped, it is cleaned up if needed and returned to the pool.
@@ -146,8 +146,8 @@ impl<D: Dial> Pool<D> {
                     let Some(next) = self.queue.permit().await else { return Ok(None) };
                     permit = next;
                 }
-                // The first connections of a pool are opened together, and a server counts one that was closed
-                // for a while: another attempt may be accepted.
+                // The first connections of a pool are opened together, and a server counts a closed one for a
+                // while: another attempt may be accepted.
                 Err(error) if error.kind() == ErrorKind::Busy && refusals < MAX_REFUSALS => refusals += 1,
                 Err(error) => return Err(error),
             }
