@@ -223,7 +223,7 @@ impl Bench {
                     async move { storage.set_credential(id(n as usize % 1000), credential).await.unwrap() }
                 })
             };
-            let row = format!("durable set, {tasks} tasks");
+            let row = format!("durable set, {tasks} task{}", if tasks == 1 { "" } else { "s" });
             self.row(table, (&row, "write+fsync+rename"), 400, ours, |count| {
                 self.on_blocking_tasks(tasks, count, |n| {
                     let (files, json) = (files.clone(), json.clone());

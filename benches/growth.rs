@@ -81,16 +81,20 @@ impl Report {
             eprintln!("{size} records imported in {:.1?}", seconds(&filled[0]["seconds"]));
         }
         let (file, json) = (fs::metadata(path.join("store.redb")).unwrap().len(), json_bytes(size));
-        let [used, rates, sets] =
-            ["use", "rates", "sets"].map(|action| run(&[action, text(&path), &size.to_string()]));
+        let act = |action: &str, mode: Sharing| {
+            run(&[action, text(&path), &size.to_string(), &option(mode), &option(Verify::Always)])
+        };
+        let [used, rates, sets] = ["use", "rates", "sets"].map(|action| act(action, Sharing::Exclusive));
+        let shared = act("use", Sharing::MultiWriter);
         let of = |name: &str, lines: &[Value]| {
             lines.iter().find_map(|line| line.get(name)).and_then(Value::as_f64).unwrap()
         };
         let time = |name: &str, lines: &[Value]| format!("{:.2?}", Duration::from_secs_f64(of(name, lines)));
         let rate = |name: &str| format!("{:.0}k", size as f64 / of(name, &rates) / 1000.0);
         self.calls.push(format!(
-            "| {size} | {} | {} | {} | {} | {} | {} | {} | {} | {:.2} |",
+            "| {size} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.2} |",
             time("get", &used),
+            time("get", &shared),
             time("set", &sets),
             time("set64", &sets),
             time("list", &used),
@@ -148,7 +152,7 @@ impl Report {
     fn print(self) {
         table(
             "Calls",
-            "records | get of any | set, 1 task | set, 64 tasks | list | export, records/s | walk of redb | walk and \
+            "records | get of any | the same, multi writer | set, 1 task | set, 64 tasks | list | export, records/s | walk of redb | walk and \
              parse | export against the walk | file / JSON",
             &self.calls,
         );

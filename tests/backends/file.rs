@@ -438,6 +438,24 @@ fn plant(base: &Path, records: &[(&[u8], &[u8])]) {
 }
 
 #[tokio::test]
+async fn an_export_of_many_pieces_ends_with_its_first_unreadable_record() {
+    let base = TempDir::new().unwrap();
+    let storage = open(base.path()).await.unwrap();
+    let many: Vec<_> = (0..2000).map(|n| (format!("{n:04}"), json!({ "n": n }))).collect();
+    assert!(storage.set_credentials(many).await.unwrap().is_complete());
+    storage.close().await.unwrap();
+    plant(base.path(), &[(b"c0000a", b"{"), (b"c1000a", b"{")]);
+    let storage = open(base.path()).await.unwrap();
+    let mut exported: Vec<_> = storage.export().collect().await;
+    let error = exported.pop().unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.key().map(Key::as_str)), (ErrorKind::Corrupt, Some("0000a")));
+    assert_eq!(exported.len(), 2000);
+    assert!(exported.into_iter().enumerate().all(|(n, record)| {
+        matches!(record.unwrap(), Record::Credential { id, .. } if id.as_str() == format!("{n:04}"))
+    }));
+}
+
+#[tokio::test]
 async fn an_unreadable_record_affects_only_its_key() {
     let base = TempDir::new().unwrap();
     let storage = open(base.path()).await.unwrap();
