@@ -508,4 +508,18 @@ mod tests {
         let copy = directory.new_copy().unwrap().unwrap().metadata().unwrap();
         assert_eq!((copy.uid(), copy.gid(), copy.mode() & 0o777), (store.uid(), store.gid(), 0o640));
     }
+
+    #[test]
+    fn a_copy_is_removed_once_its_process_has_ended() {
+        let base = tempfile::TempDir::new().unwrap();
+        let directory = Directory::for_new_store(&base.path().join("store")).unwrap();
+        drop(directory.new_store().unwrap());
+        directory.finish().unwrap();
+        let copy = directory.new_copy().unwrap().unwrap();
+        assert!(directory.new_copy().unwrap().is_none());
+        assert!(directory.remove_dead_copy().unwrap() && directory.path.join(UNFINISHED).exists());
+        drop(copy);
+        assert!(!directory.remove_dead_copy().unwrap() && !directory.path.join(UNFINISHED).exists());
+        assert!(!directory.remove_dead_copy().unwrap());
+    }
 }

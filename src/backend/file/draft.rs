@@ -681,4 +681,25 @@ mod tests {
         });
         assert_eq!(numbers(), [1, 1, 1, 2 * (4 + 8) + (2 + 2) + (2 + 4)]);
     }
+
+    #[test]
+    fn a_compaction_goes_on_with_and_ends_only_its_own_rounds() {
+        let engine = Disk::default().store();
+        let round = || engine.snapshot().unwrap().number(COPYING).unwrap();
+        engine.change(|draft| draft.begin_copying(1, 7).unwrap());
+        engine.change(|draft| {
+            let error = draft.next_round(6).unwrap_err();
+            assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, crate::Outcome::NotApplied));
+            assert_eq!(draft.next_round(7).unwrap(), 8);
+        });
+        engine.change(|draft| draft.end_rounds(9..=20).unwrap());
+        assert_eq!(round(), Some(8));
+        engine.change(|draft| draft.end_rounds(7..=20).unwrap());
+        assert_eq!(round(), None);
+        engine.change(|draft| {
+            draft.next_round(8).unwrap_err();
+            draft.end_rounds(7..=20).unwrap();
+        });
+        assert_eq!(round(), None);
+    }
 }
