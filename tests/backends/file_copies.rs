@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use futures_util::{StreamExt, TryStreamExt};
@@ -438,57 +438,4 @@ async fn a_check_finds_unreadable_records_and_wrong_numbers() {
     assert!(wrong.contains(&("configs", 7, 1)), "{wrong:?}");
     assert!(wrong.iter().any(|(name, ..)| *name == "stored_bytes"), "{wrong:?}");
     assert!(!format!("{report:?}").contains("xxx"), "no value is in the report");
-}
-
-/// 100,000 credentials of 600 bytes.
-#[tokio::test]
-#[ignore = "takes a while: for the numbers in BENCHMARKS"]
-async fn the_size_of_a_compacted_file() {
-    let base = TempDir::new().unwrap();
-    let storage = open(base.path(), Sharing::MultiWriter).await;
-    let mut bytes = 0;
-    let mut numbers: Vec<usize> = (0..100_000).collect();
-    fastrand::Rng::with_seed(1).shuffle(&mut numbers);
-    for numbers in numbers.chunks(1000) {
-        let items: Vec<_> = numbers
-            .iter()
-            .map(|n| {
-                let credential = Credential::try_from(json!({ "id": n, "token": "x".repeat(580) })).unwrap();
-                bytes += credential.to_json().len();
-                (Key::new(&format!("credential-{n}")).unwrap(), credential)
-            })
-            .collect();
-        storage.set_credentials(&items).await.unwrap().complete().unwrap();
-    }
-    let size = || fs::metadata(base.path().join("store.redb")).unwrap().len() as f64 / bytes as f64;
-    let before = size();
-    let longest = async |ends: &AtomicBool| {
-        let (mut longest, mut count) = (Duration::ZERO, 0);
-        while !ends.load(Ordering::SeqCst) {
-            let begun = Instant::now();
-            storage.set_config("a", json!(count)).await.unwrap();
-            storage.get_credential("credential-7").await.unwrap();
-            longest = longest.max(begun.elapsed());
-            count += 1;
-        }
-        (longest, count)
-    };
-    let ends = AtomicBool::new(false);
-    let quiet = async {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        ends.store(true, Ordering::SeqCst);
-    };
-    println!(
-        "without a compaction: longest write and read, number: {:?}",
-        tokio::join!(longest(&ends), quiet).0
-    );
-    ends.store(false, Ordering::SeqCst);
-    let begun = Instant::now();
-    let compaction = async {
-        storage.backend().compact().await.unwrap();
-        ends.store(true, Ordering::SeqCst);
-    };
-    println!("beside a compaction: {:?}", tokio::join!(longest(&ends), compaction).0);
-    println!("{before:.2} times the JSON before, {:.2} after, in {:?}", size(), begun.elapsed());
-    assert!(size() < 1.5);
 }
