@@ -372,7 +372,7 @@ impl<F: FnMut()> Worker<F> {
         }
         match draft.finish(engine.is_shared())? {
             None => engine.check()?,
-            Some(changes) => self.reader.commit(&current, &changes, || engine.commit(transaction))?,
+            Some(changed) => self.reader.commit(&current, &changed, || engine.commit(transaction))?,
         }
         Ok(Applied::Whole)
     }

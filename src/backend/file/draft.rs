@@ -76,7 +76,7 @@ pub(super) struct Draft<'t> {
     counts: Counts,
     /// The first error of the engine.
     failed: Option<Error>,
-    changed: Vec<(DocumentKind, Key)>,
+    changed: Documents,
     is_changed: bool,
     /// Whether the disk has too little space for more than deletes.
     is_full: bool,
@@ -214,8 +214,8 @@ impl<'t> Draft<'t> {
     }
 
     /// Ends the draft: the documents that it changes, or None if it changes nothing at all. With
-    /// `counts_commits` the commit gets the number after that of the commit before, which is returned, too.
-    pub(super) fn finish(self, counts_commits: bool) -> Result<Option<Changes>> {
+    /// `counts_commits` the store counts the commit.
+    pub(super) fn finish(self, counts_commits: bool) -> Result<Option<Documents>> {
         if let Some(failed) = self.failed {
             return Err(failed);
         }
@@ -226,8 +226,8 @@ impl<'t> Draft<'t> {
         if let Some((round, names)) = self.copying.filter(|(_, names)| !names.is_empty()) {
             note(self.transaction, round, &names).map_err(not_written)?;
         }
-        let number = save(self.transaction, &self.counts, counts_commits).map_err(not_written)?;
-        Ok(Some(Changes { documents: self.changed, number }))
+        save(self.transaction, &self.counts, counts_commits).map_err(not_written)?;
+        Ok(Some(self.changed))
     }
 
     /// Notes an error of the engine: the group must not be committed.
@@ -512,26 +512,21 @@ impl<'t> Draft<'t> {
     }
 }
 
-/// What a commit changes.
-pub(super) struct Changes {
-    pub(super) documents: Vec<(DocumentKind, Key)>,
-    /// The number of the commit, if they are counted.
-    pub(super) number: u64,
-}
+/// The documents that a commit changes.
+pub(super) type Documents = Vec<(DocumentKind, Key)>;
 
 /// Writes the numbers about the store.
-fn save(transaction: &WriteTransaction, counts: &Counts, counts_commits: bool) -> Result<u64, redb::Error> {
+fn save(transaction: &WriteTransaction, counts: &Counts, counts_commits: bool) -> Result<(), redb::Error> {
     let mut meta = transaction.open_table(META)?;
     for (name, change) in counts.each().into_iter().filter(|(_, change)| *change != 0) {
         let before = meta.get(name)?.map_or(0, |number| number.value());
         meta.insert(name, before.saturating_add_signed(change))?;
     }
-    if !counts_commits {
-        return Ok(0);
+    if counts_commits {
+        let before = meta.get(COMMITS)?.map_or(0, |number| number.value());
+        meta.insert(COMMITS, before + 1)?;
     }
-    let number = meta.get(COMMITS)?.map_or(0, |number| number.value()) + 1;
-    meta.insert(COMMITS, number)?;
-    Ok(number)
+    Ok(())
 }
 
 /// A number about the store.
@@ -653,7 +648,7 @@ mod tests {
         draft.delete_config(&key("a")).unwrap();
         draft.delete_credential(&key("b")).unwrap();
         draft.reset_usage(&key("u")).unwrap();
-        assert_eq!(draft.finish(false).unwrap().unwrap().documents.len(), 2);
+        assert_eq!(draft.finish(false).unwrap().unwrap().len(), 2);
         assert_eq!(transaction.open_table(RECORDS).unwrap().len().unwrap(), 0);
     }
 

@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 use super::{
     cache::{Cache, Version},
     document::Document,
-    draft::{COMMITS, COPYING, Changes},
+    draft::{COMMITS, COPYING, Documents},
     engine::{Engine, Header, Snapshot},
     steps::step,
 };
@@ -281,12 +281,12 @@ impl Reader {
     pub(super) fn commit(
         &self,
         current: &Current,
-        changes: &Changes,
+        changed: &Documents,
         commit: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let engine = &current.engine;
         let commits = Commits::begin(&self.commits);
-        let hidden = self.cache.begin(&changes.documents);
+        let hidden = self.cache.begin(changed);
         step();
         let committed = commit().and_then(|()| {
             step();
