@@ -107,11 +107,11 @@ async fn measure(storage: &Storage<File>, load: Load, blocks: bool, run: u64) ->
     let ended = Arc::new(AtomicBool::new(false));
     let readers = (0..load.tasks).map(|task| {
         let (storage, ended) = (storage.clone(), ended.clone());
-        let mut random = Random((run + 1) * 1000 + task);
+        let mut random = fastrand::Rng::with_seed((run + 1) * 1000 + task);
         tokio::spawn(async move {
             let mut count = 0_u64;
             while !ended.load(Ordering::Relaxed) {
-                let id = id(random.below(RECORDS));
+                let id = id(random.u64(..RECORDS));
                 if blocks {
                     black_box(storage.get_credential(&id).await.unwrap());
                 } else {
@@ -166,15 +166,4 @@ fn credential(n: u64) -> Credential {
 
 fn id(n: u64) -> Key {
     Key::new(&format!("user.name+{n:08}@example.com")).unwrap()
-}
-
-/// A xorshift generator, which picks the next record.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = (self.0 | 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 ^= self.0 >> 29;
-        self.0 % limit
-    }
 }

@@ -278,10 +278,10 @@ fn use_all(runtime: &Runtime, options: FileOptions, size: u64) {
     let report = |name: &str, value: f64| println!("{}", json!({ name: value }));
     let storage: Storage<File> = runtime.block_on(Storage::open(options)).unwrap();
     report("opened", memory("VmRSS:"));
-    let mut random = Random(1);
+    let mut random = fastrand::Rng::with_seed(1);
     let mut gets = Vec::new();
     for _ in 0..GETS {
-        let id = id(random.below(size));
+        let id = id(random.u64(..size));
         let start = Instant::now();
         black_box(runtime.block_on(storage.get_credential(&id)).unwrap());
         gets.push(start.elapsed().as_secs_f64());
@@ -347,10 +347,10 @@ fn walk(path: &Path, each: impl Fn(&[u8]) -> u64) -> f64 {
 
 fn sets(runtime: &Runtime, options: FileOptions, size: u64) {
     let storage: Storage<File> = runtime.block_on(Storage::open(options)).unwrap();
-    let mut random = Random(2);
+    let mut random = fastrand::Rng::with_seed(2);
     let mut times = Vec::new();
     for _ in 0..300 {
-        let n = random.below(size);
+        let n = random.u64(..size);
         let start = Instant::now();
         runtime.block_on(storage.set_credential(id(n), credential(n))).unwrap();
         times.push(start.elapsed().as_secs_f64());
@@ -359,10 +359,10 @@ fn sets(runtime: &Runtime, options: FileOptions, size: u64) {
     println!("{}", json!({ "set": times[times.len() / 2] }));
     let start = Instant::now();
     let tasks = (0..64_u64).map(|task| {
-        let (storage, mut random) = (storage.clone(), Random(task + 3));
+        let (storage, mut random) = (storage.clone(), fastrand::Rng::with_seed(task + 3));
         runtime.spawn(async move {
             for _ in 0..50 {
-                let n = random.below(size);
+                let n = random.u64(..size);
                 storage.set_credential(id(n), credential(n)).await.unwrap();
             }
         })
@@ -400,15 +400,4 @@ fn memory(name: &str) -> f64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let number = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     number.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
-/// A xorshift generator, which picks the next record.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = (self.0 | 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 ^= self.0 >> 29;
-        self.0 % limit
-    }
 }

@@ -4,6 +4,8 @@
 mod file;
 #[cfg(feature = "file")]
 mod file_copies;
+#[cfg(feature = "file")]
+mod file_sharing;
 #[cfg(feature = "git")]
 mod git;
 #[cfg(all(feature = "conformance", any(feature = "mongodb", feature = "postgres")))]
