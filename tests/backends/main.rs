@@ -5,6 +5,8 @@ mod file;
 #[cfg(feature = "file")]
 mod file_copies;
 #[cfg(feature = "file")]
+mod file_formats;
+#[cfg(feature = "file")]
 mod file_sharing;
 #[cfg(feature = "git")]
 mod git;
