@@ -135,7 +135,7 @@ pub use either::Either;
 pub use error::{Error, ErrorKind, OptionalExt, Outcome, Result};
 pub use gateway_storage_macros::capability;
 pub use model::{
-    BatchFailure, BatchReport, CacheEntry, ConfigValue, Credential, CredentialItem, Found, Increment,
+    BatchFailure, BatchItem, BatchReport, CacheEntry, ConfigValue, Credential, Found, Increment,
     IncrementItem, IntoKey, Key, MAX_DEPTH, MAX_SECRET_BYTES, MAX_VALUE_BYTES, Performance, PoolStats,
     Record, RecordKind, Redacted, Secret, StorageStats, UsageRecord,
 };
@@ -178,6 +178,20 @@ pub mod redis {
     pub use crate::backend::redis::{RedisDurability, RedisSentinel, RedisTls, RedisTopology};
 }
 
+/// Streams of records: [`ListOptions`](list::ListOptions).
+///
+/// [`stream_credentials`](crate::Storage::stream_credentials), [`stream_configs`](crate::Storage::stream_configs)
+/// and [`stream_usage`](crate::Storage::stream_usage) read records page by page, in the order of their keys, in
+/// the memory of one page. With a prefix they read a part of a store, with a limit and the last key one page
+/// of a list.
+///
+/// On `Redis`, whose keys have no order, the ids of credentials and usage records are first collected by a
+/// scan of the whole database: the `limit` smallest ids, or up to 200,000 ids for each scan. Values are read
+/// 100 at a time.
+pub mod list {
+    pub use crate::model::ListOptions;
+}
+
 /// Leases: [`Leases`](lease::Leases) and its types.
 pub mod lease {
     pub use crate::{
@@ -197,6 +211,11 @@ pub mod revision {
         capability::Conditional,
         model::{Condition, Revision},
     };
+}
+
+#[doc = include_str!("../docs/usage.md")]
+pub mod usage {
+    pub use crate::model::{Totals, Within};
 }
 
 /// Compiles the code of the README.

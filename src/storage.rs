@@ -3,6 +3,7 @@
 // With `Send` in the signature, a task can be generic over the backend, whatever type its keys have.
 #![expect(clippy::manual_async_fn)]
 
+mod cache;
 mod conditional;
 mod export;
 mod flight;
@@ -25,10 +26,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
 use crate::{
-    Backend, BatchReport, CacheEntry, CacheStore, ConfigBatch, ConfigStore, ConfigValue, Credential,
-    CredentialItem, CredentialStore, Error, Found, IncrementItem, IntoKey, Key, Open, OptionalExt, PoolStats,
-    Pooled, Result, StorageStats, Transactional, UsageRecord, UsageStore,
+    Backend, BatchItem, BatchReport, ConfigBatch, ConfigStore, ConfigValue, Credential, CredentialStore,
+    Error, Found, IncrementItem, IntoKey, Key, Open, OptionalExt, PoolStats, Pooled, Result, StorageStats,
+    Transactional, UsageRecord, UsageStore,
     layer::{Instrument, Layer, Layered, POOL_INTERVAL},
+    model::{ListOptions, Totals, Within},
     plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, Plan, Rollback, RollbackOptions},
     scope::{Scope, Scoped},
     wrap::Wrapped,
@@ -259,11 +261,11 @@ impl<B> Storage<B> {
     pub fn get_credentials(
         &self,
         ids: impl IntoIterator<Item = impl IntoKey>,
-    ) -> impl Future<Output = Result<Found>> + Send
+    ) -> impl Future<Output = Result<Found<Credential>>> + Send
     where
         B: CredentialStore,
     {
-        let ids = keys(ids);
+        let ids = checked(ids);
         async move { self.backend.get_credentials(&ids?).await }
     }
 
@@ -277,17 +279,17 @@ impl<B> Storage<B> {
     /// let storage = Storage::<Memory>::open("memory:").await?;
     /// let both = [("alice", json!({ "token": "x" })), ("bob", json!({ "token": "y" }))];
     /// assert_eq!(storage.set_credentials(both).await?.complete()?, 2);
-    /// assert_eq!(storage.get_credentials(["alice", "bob"]).await?.credentials.len(), 2);
+    /// assert_eq!(storage.get_credentials(["alice", "bob"]).await?.values.len(), 2);
     /// # Ok(()) }
     /// ```
     pub fn set_credentials(
         &self,
-        credentials: impl IntoIterator<Item = impl CredentialItem>,
+        credentials: impl IntoIterator<Item = impl BatchItem<Credential>>,
     ) -> impl Future<Output = Result<BatchReport>> + Send
     where
         B: CredentialStore,
     {
-        let credentials: Result<Vec<_>> = credentials.into_iter().map(CredentialItem::into_item).collect();
+        let credentials: Result<Vec<_>> = credentials.into_iter().map(BatchItem::into_item).collect();
         async move { self.backend.set_credentials(&credentials?).await }
     }
 
@@ -300,8 +302,19 @@ impl<B> Storage<B> {
     where
         B: CredentialStore,
     {
-        let ids = keys(ids);
+        let ids = checked(ids);
         async move { self.backend.delete_credentials(&ids?).await }
+    }
+
+    /// Streams credentials with their ids, sorted by id. See [`CredentialStore::stream_credentials`].
+    pub fn stream_credentials(
+        &self,
+        options: ListOptions,
+    ) -> impl Stream<Item = Result<(Key, Credential)>> + Send
+    where
+        B: CredentialStore,
+    {
+        self.backend.stream_credentials(options)
     }
 
     /// Reads one credential and deserializes it.
@@ -364,6 +377,53 @@ impl<B> Storage<B> {
         B: ConfigStore,
     {
         self.backend.list_configs().await
+    }
+
+    /// Streams values with their keys, sorted by key. See [`ConfigStore::stream_configs`].
+    pub fn stream_configs(
+        &self,
+        options: ListOptions,
+    ) -> impl Stream<Item = Result<(Key, ConfigValue)>> + Send
+    where
+        B: ConfigStore,
+    {
+        self.backend.stream_configs(options)
+    }
+
+    /// Reads many values: `&["retries", "models"]`, `&keys`. An invalid key fails the whole call before it is
+    /// sent. See [`ConfigStore::get_configs`].
+    pub fn get_configs(
+        &self,
+        keys: impl IntoIterator<Item = impl IntoKey>,
+    ) -> impl Future<Output = Result<Found<ConfigValue>>> + Send
+    where
+        B: ConfigStore,
+    {
+        let keys = checked(keys);
+        async move { self.backend.get_configs(&keys?).await }
+    }
+
+    /// Stores many values: pairs of a key and a value, or references to such pairs. An invalid pair fails the
+    /// whole call before it is sent. See [`ConfigStore::set_configs`].
+    ///
+    /// ```
+    /// # use gateway_storage::{Memory, Storage};
+    /// # use serde_json::json;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let storage = Storage::<Memory>::open("memory:").await?;
+    /// storage.set_configs([("retries", json!(3)), ("models", json!(["a", "b"]))]).await?.complete()?;
+    /// assert_eq!(storage.get_configs(["models", "retries"]).await?.complete()?.len(), 2);
+    /// # Ok(()) }
+    /// ```
+    pub fn set_configs(
+        &self,
+        values: impl IntoIterator<Item = impl BatchItem<ConfigValue>>,
+    ) -> impl Future<Output = Result<BatchReport>> + Send
+    where
+        B: ConfigStore,
+    {
+        let values: Result<Vec<_>> = values.into_iter().map(BatchItem::into_item).collect();
+        async move { self.backend.set_configs(&values?).await }
     }
 
     /// Reads one value and deserializes it.
@@ -475,7 +535,34 @@ impl<B> Storage<B> {
         }
     }
 
-    /// Adds to many counters: a slice of [`Increment`](crate::Increment)s, or of tuples. An invalid key fails
+    /// Adds to one counter unless its total would then exceed the limit. See
+    /// [`UsageStore::increment_within`].
+    ///
+    /// ```
+    /// # use gateway_storage::{Memory, Storage, usage::Within};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let storage = Storage::<Memory>::open("memory:").await?;
+    /// assert_eq!(storage.increment_within("alice", "tokens", 80, 100).await?, Within::Counted(80));
+    /// assert_eq!(storage.increment_within("alice", "tokens", 30, 100).await?, Within::Refused(80));
+    /// # Ok(()) }
+    /// ```
+    pub fn increment_within(
+        &self,
+        key: impl IntoKey,
+        field: impl IntoKey,
+        delta: i64,
+        limit: i64,
+    ) -> impl Future<Output = Result<Within>> + Send
+    where
+        B: UsageStore,
+    {
+        async move {
+            let (key, field) = (key.into_key()?, field.into_key()?);
+            self.backend.increment_within(key.borrow(), field.borrow(), delta, limit).await
+        }
+    }
+
+    /// Adds to many counters, and returns the new totals: a slice of [`Increment`](crate::Increment)s, or of tuples. An invalid key fails
     /// the whole call before it is sent. See [`UsageStore::increment_many`].
     ///
     /// ```
@@ -483,14 +570,14 @@ impl<B> Storage<B> {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
     /// let storage = Storage::<Memory>::open("memory:").await?;
     /// let counts = [("alice", "requests", 1), ("alice", "tokens", 250)];
-    /// assert_eq!(storage.increment_many(&counts).await?.complete()?, 2);
+    /// assert_eq!(storage.increment_many(&counts).await?.complete()?, [1, 250]);
     /// # Ok(()) }
     /// ```
     #[inline]
     pub fn increment_many<I: IncrementItem>(
         &self,
         increments: &[I],
-    ) -> impl Future<Output = Result<BatchReport>> + Send
+    ) -> impl Future<Output = Result<Totals>> + Send
     where
         B: UsageStore,
     {
@@ -510,6 +597,31 @@ impl<B> Storage<B> {
         async move { self.backend.get_usage(key.into_key()?.borrow()).await }
     }
 
+    /// Reads one counter, which is 0 if it is missing. See [`UsageStore::get_counter`].
+    pub fn get_counter(
+        &self,
+        key: impl IntoKey,
+        field: impl IntoKey,
+    ) -> impl Future<Output = Result<i64>> + Send
+    where
+        B: UsageStore,
+    {
+        async move { self.backend.get_counter(key.into_key()?.borrow(), field.into_key()?.borrow()).await }
+    }
+
+    /// Reads many records: `&["alice", "bob"]`, `&keys`. An invalid key fails the whole call before it is
+    /// sent. See [`UsageStore::get_usages`].
+    pub fn get_usages(
+        &self,
+        keys: impl IntoIterator<Item = impl IntoKey>,
+    ) -> impl Future<Output = Result<Found<UsageRecord>>> + Send
+    where
+        B: UsageStore,
+    {
+        let keys = checked(keys);
+        async move { self.backend.get_usages(&keys?).await }
+    }
+
     /// Deletes one record with all its counters. See [`UsageStore::reset_usage`].
     pub fn reset_usage(&self, key: impl IntoKey) -> impl Future<Output = Result<()>> + Send
     where
@@ -518,52 +630,29 @@ impl<B> Storage<B> {
         async move { self.backend.reset_usage(key.into_key()?.borrow()).await }
     }
 
+    /// Deletes the records whose keys begin with a prefix, and returns their number. See
+    /// [`UsageStore::reset_usage_prefix`].
+    pub fn reset_usage_prefix(&self, prefix: impl IntoKey) -> impl Future<Output = Result<u64>> + Send
+    where
+        B: UsageStore,
+    {
+        async move { self.backend.reset_usage_prefix(prefix.into_key()?.borrow()).await }
+    }
+
+    /// Streams records with their keys, sorted by key. See [`UsageStore::stream_usage`].
+    pub fn stream_usage(&self, options: ListOptions) -> impl Stream<Item = Result<(Key, UsageRecord)>> + Send
+    where
+        B: UsageStore,
+    {
+        self.backend.stream_usage(options)
+    }
+
     /// Reads all records, sorted by key. See [`UsageStore::list_usage`].
     pub async fn list_usage(&self) -> Result<BTreeMap<Key, UsageRecord>>
     where
         B: UsageStore,
     {
         self.backend.list_usage().await
-    }
-}
-
-/// Cache. See [`CacheStore`].
-impl<B> Storage<B> {
-    /// Reads one value. See [`CacheStore::get_cache`].
-    pub fn get_cache(&self, key: impl IntoKey) -> impl Future<Output = Result<Vec<u8>>> + Send
-    where
-        B: CacheStore,
-    {
-        async move { self.backend.get_cache(key.into_key()?.borrow()).await }
-    }
-
-    /// Reads one value and the time that it has left. See [`CacheStore::get_cache_entry`].
-    pub fn get_cache_entry(&self, key: impl IntoKey) -> impl Future<Output = Result<CacheEntry>> + Send
-    where
-        B: CacheStore,
-    {
-        async move { self.backend.get_cache_entry(key.into_key()?.borrow()).await }
-    }
-
-    /// Stores one value for the time `ttl`. See [`CacheStore::set_cache`].
-    pub fn set_cache(
-        &self,
-        key: impl IntoKey,
-        value: impl AsRef<[u8]> + Send,
-        ttl: Duration,
-    ) -> impl Future<Output = Result<()>> + Send
-    where
-        B: CacheStore,
-    {
-        async move { self.backend.set_cache(key.into_key()?.borrow(), value.as_ref(), ttl).await }
-    }
-
-    /// Deletes one value. See [`CacheStore::delete_cache`].
-    pub fn delete_cache(&self, key: impl IntoKey) -> impl Future<Output = Result<()>> + Send
-    where
-        B: CacheStore,
-    {
-        async move { self.backend.delete_cache(key.into_key()?.borrow()).await }
     }
 }
 
@@ -596,7 +685,7 @@ impl<B> Storage<B> {
 }
 
 /// The keys of a batch.
-fn keys(keys: impl IntoIterator<Item = impl IntoKey>) -> Result<Vec<Key>> {
+fn checked(keys: impl IntoIterator<Item = impl IntoKey>) -> Result<Vec<Key>> {
     keys.into_iter().map(|key| Ok(key.into_key()?.borrow().clone())).collect()
 }
 

@@ -1,11 +1,11 @@
 //! The default bodies of batches: one call for each item, one after another, until one deadline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::{task::consume_budget, time::Instant};
 
 use crate::{
-    Backend, BatchReport, Error, ErrorKind, Key, Result,
+    Backend, BatchReport, Error, ErrorKind, Found, Key, Result,
     layer::{Operation, OperationKind, later, time_left, within},
 };
 
@@ -36,6 +36,33 @@ impl Deadline {
             return Err(Error::new(ErrorKind::Timeout, message));
         }
         within(left, item, call).await
+    }
+
+    /// The result of reading a batch, from the result of each distinct key.
+    pub(super) async fn read_each<'k, V: Clone, F: Future<Output = Result<V>> + Send>(
+        &self,
+        keys: &'k [Key],
+        read: impl Fn(&'k Key) -> F,
+    ) -> Result<Found<V>> {
+        let mut results = BTreeMap::new();
+        for key in keys.iter().collect::<BTreeSet<_>>() {
+            results.insert(key, read(key).await);
+        }
+        Found::collect(keys, |key| results[key].clone()).settle()
+    }
+
+    /// The result of a batch of writes, from the result of the last item of each key.
+    pub(super) async fn set_each<'i, V, F: Future<Output = Result<()>> + Send>(
+        &self,
+        items: &'i [(Key, V)],
+        set: impl Fn(&'i Key, &'i V) -> F,
+    ) -> Result<BatchReport> {
+        let last: BTreeMap<_, _> = items.iter().map(|(key, value)| (key, value)).collect();
+        let mut results = BTreeMap::new();
+        for (key, value) in last {
+            results.insert(key, set(key, value).await);
+        }
+        report(items.iter().map(|(key, _)| key), &results)
     }
 }
 
@@ -134,7 +161,7 @@ mod tests {
         assert_eq!(outcomes(&report), late);
         assert_eq!(slow.list_credentials().await.unwrap(), ids[..3]);
         let found = slow.get_credentials(&ids[..4]).await.unwrap();
-        assert_eq!(found.credentials.len(), 3);
+        assert_eq!(found.values.len(), 3);
         assert_eq!(found.failures[0].error.outcome(), NotApplied, "a read");
 
         // A layer's deadline is that of the whole batch, too.
@@ -154,7 +181,7 @@ mod tests {
         assert_eq!((report.succeeded, begun.elapsed().as_secs()), (2, 3));
         let ids = [no.clone(), a.clone(), no.clone(), a.clone()];
         let found = slow.get_credentials(&ids).await.unwrap();
-        assert_eq!((found.credentials[&a].clone(), begun.elapsed().as_secs()), (two, 9));
+        assert_eq!((found.values[&a].clone(), begun.elapsed().as_secs()), (two, 9));
         assert_eq!(found.failures.iter().map(|failure| failure.index).collect::<Vec<_>>(), [0, 2]);
         let report = slow.delete_credentials(&ids).await.unwrap();
         assert_eq!((report.succeeded, begun.elapsed().as_secs()), (2, 15));

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::{Backend, CacheEntry, Error, ErrorKind, Key, MAX_VALUE_BYTES, Result, capability, model};
+use super::batch::{Deadline, READ, WRITE};
+use crate::{
+    Backend, BatchReport, CacheEntry, Error, ErrorKind, Found, Key, MAX_VALUE_BYTES, Result, capability,
+    model,
+};
 
 /// The longest time to live of a cache value: 10,000 days.
 pub const MAX_CACHE_TTL: Duration = Duration::from_secs(10_000 * 24 * 60 * 60);
@@ -38,6 +42,50 @@ pub trait CacheStore: Backend {
     ///   value over [`MAX_VALUE_BYTES`] is [`TooLarge`](crate::ErrorKind::TooLarge).
     #[operation(write, overwrites)]
     fn set_cache(&self, key: &Key, value: &[u8], ttl: Duration) -> impl Future<Output = Result<()>> + Send;
+
+    /// Stores one value for the time `ttl` if there is none under this key. Returns whether it was stored.
+    ///
+    /// - Of concurrent calls one stores its value: the comparison and the write are one step.
+    /// - A value that has expired is none.
+    /// - The arguments are checked as those of [`set_cache`](CacheStore::set_cache), also if there is a value.
+    #[operation(write)]
+    fn set_cache_if_absent(
+        &self,
+        key: &Key,
+        value: &[u8],
+        ttl: Duration,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Reads many values. The default body calls [`get_cache`](CacheStore::get_cache) once for each key, one
+    /// after another.
+    ///
+    /// - Returns the values that exist, sorted by key, and a failure for each other key.
+    /// - A key that is passed twice is returned once; if it is missing, each mention is a failure.
+    #[operation(read, batch = keys)]
+    fn get_cache_many(&self, keys: &[Key]) -> impl Future<Output = Result<Found<Vec<u8>>>> + Send {
+        async move {
+            let deadline = Deadline::of(self);
+            deadline.read_each(keys, |key| deadline.run(READ, self.get_cache(key))).await
+        }
+    }
+
+    /// Stores many values for the time `ttl`. The default body calls [`set_cache`](CacheStore::set_cache) for
+    /// each, one after another.
+    ///
+    /// - A failed item does not stop the others; the report lists each failure. Together they are not a
+    ///   transaction.
+    /// - Of several items with one key the last one is stored, and all of them count as succeeded.
+    #[operation(write, overwrites, batch = values)]
+    fn set_cache_many(
+        &self,
+        values: &[(Key, Vec<u8>)],
+        ttl: Duration,
+    ) -> impl Future<Output = Result<BatchReport>> + Send {
+        async move {
+            let deadline = Deadline::of(self);
+            deadline.set_each(values, |key, value| deadline.run(WRITE, self.set_cache(key, value, ttl))).await
+        }
+    }
 
     /// Deletes one value.
     ///

@@ -2,8 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::batch::{Deadline, READ, WRITE, report};
-use crate::{Backend, BatchReport, Credential, Found, Key, Result, capability};
+use futures_core::Stream;
+
+use super::{
+    batch::{Deadline, READ, WRITE, report},
+    stream,
+};
+use crate::{Backend, BatchReport, Credential, Found, Key, Result, capability, model::ListOptions};
 
 /// Stores credentials: JSON objects by id.
 ///
@@ -34,7 +39,8 @@ pub trait CredentialStore: Backend {
     #[operation(write)]
     fn delete_credential(&self, id: &Key) -> impl Future<Output = Result<()>> + Send;
 
-    /// Lists all ids, sorted by their bytes.
+    /// Lists all ids, sorted by their bytes. [`stream_credentials`](CredentialStore::stream_credentials) has
+    /// the values, too.
     #[operation(read)]
     fn list_credentials(&self) -> impl Future<Output = Result<Vec<Key>>> + Send;
 
@@ -43,13 +49,10 @@ pub trait CredentialStore: Backend {
     /// - Returns the credentials that exist, sorted by id, and a failure for each other id.
     /// - An id that is passed twice is returned once; if it is missing, each mention is a failure.
     #[operation(read, batch = ids)]
-    fn get_credentials(&self, ids: &[Key]) -> impl Future<Output = Result<Found>> + Send {
+    fn get_credentials(&self, ids: &[Key]) -> impl Future<Output = Result<Found<Credential>>> + Send {
         async move {
-            let (deadline, mut results) = (Deadline::of(self), BTreeMap::new());
-            for id in ids.iter().collect::<BTreeSet<_>>() {
-                results.insert(id, deadline.run(READ, self.get_credential(id)).await);
-            }
-            Found::collect(ids, |id| results[id].clone()).settle()
+            let deadline = Deadline::of(self);
+            deadline.read_each(ids, |id| deadline.run(READ, self.get_credential(id))).await
         }
     }
 
@@ -65,12 +68,9 @@ pub trait CredentialStore: Backend {
         credentials: &[(Key, Credential)],
     ) -> impl Future<Output = Result<BatchReport>> + Send {
         async move {
-            let (deadline, mut results) = (Deadline::of(self), BTreeMap::new());
-            let last: BTreeMap<_, _> = credentials.iter().map(|(id, credential)| (id, credential)).collect();
-            for (id, credential) in last {
-                results.insert(id, deadline.run(WRITE, self.set_credential(id, credential)).await);
-            }
-            report(credentials.iter().map(|(id, _)| id), &results)
+            let deadline = Deadline::of(self);
+            let set = |id, credential| deadline.run(WRITE, self.set_credential(id, credential));
+            deadline.set_each(credentials, set).await
         }
     }
 
@@ -87,5 +87,20 @@ pub trait CredentialStore: Backend {
             }
             report(ids.iter(), &results)
         }
+    }
+
+    /// Streams credentials with their ids, sorted by id: those that the [options](ListOptions) name. The
+    /// default body lists all ids, and reads the credentials in batches.
+    ///
+    /// - The stream ends after the first error.
+    /// - It is read page by page, and is no snapshot: a credential that is there all the time is returned
+    ///   once. One that is stored or deleted meanwhile may be returned or not.
+    #[operation(read)]
+    fn stream_credentials(
+        &self,
+        options: ListOptions,
+    ) -> impl Stream<Item = Result<(Key, Credential)>> + Send {
+        let get = move |ids: Vec<Key>| async move { self.get_credentials(&ids).await };
+        stream::of_keys(options, self.list_credentials(), get)
     }
 }

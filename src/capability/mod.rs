@@ -11,6 +11,7 @@ mod history;
 mod leases;
 mod plan;
 mod pool;
+mod stream;
 mod transaction;
 mod usage;
 
@@ -26,5 +27,6 @@ pub use history::{History, HistoryWrapper};
 pub use leases::{Leases, LeasesWrapper};
 pub use plan::{ConfigBatch, ConfigBatchWrapper};
 pub use pool::{Pooled, PooledWrapper};
+pub(crate) use stream::{existing, pages};
 pub use transaction::{Transaction, TransactionWrapper, Transactional, TransactionalWrapper};
 pub use usage::{UsageStore, UsageStoreWrapper};

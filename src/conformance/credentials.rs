@@ -85,8 +85,8 @@ async fn gets<B: CredentialStore>(storage: Storage<B>) {
     fill(&storage, &["b", "a", "d", "c"].map(key)).await;
     let ids = ["d", "no 2", "a", "no 1", "c", "A"].map(key);
     let found = ok("get_credentials", storage.get_credentials(&ids).await);
-    same("ids that are found", vec!["a", "c", "d"], found.credentials.keys().map(Key::as_str).collect());
-    for (id, found) in &found.credentials {
+    same("ids that are found", vec!["a", "c", "d"], found.values.keys().map(Key::as_str).collect());
+    for (id, found) in &found.values {
         same("its credential", Some(&json!(id.as_str())), found.get("id"));
     }
     let failures = [(1, &ids[1]), (3, &ids[3]), (5, &ids[5])];
@@ -98,7 +98,7 @@ async fn gets_twice<B: CredentialStore>(storage: Storage<B>) {
     fill(&storage, &[key("a")]).await;
     let ids = ["no", "a", "no", "a", "a"].map(key);
     let found = ok("get_credentials", storage.get_credentials(&ids).await);
-    same("ids that are found", vec![&ids[1]], found.credentials.keys().collect());
+    same("ids that are found", vec![&ids[1]], found.values.keys().collect());
     same_failures("get_credentials", ErrorKind::NotFound, &[(0, &ids[0]), (2, &ids[2])], &found.failures);
     clear::<Credentials, B>(&storage).await;
 }
@@ -115,7 +115,7 @@ async fn sets<B: CredentialStore>(storage: Storage<B>) {
     same_failures("get_credentials", ErrorKind::NotFound, &[], &found.failures);
     for (id, stored) in &items {
         let one = ok("get_credential", storage.get_credential(id).await);
-        let of_many = &found.credentials[id];
+        let of_many = &found.values[id];
         for found in [&one, of_many] {
             let (wanted, seen) = (stored.to_json(), found.to_json());
             assert!(
@@ -166,7 +166,7 @@ async fn nothing<B: CredentialStore>(storage: Storage<B>) {
     complete("set_credentials", 0, storage.set_credentials(Vec::<(Key, Credential)>::new()).await);
     complete("delete_credentials", 0, storage.delete_credentials(Vec::<Key>::new()).await);
     let found = ok("get_credentials", storage.get_credentials(Vec::<Key>::new()).await);
-    same("found and failed", (0, 0), (found.credentials.len(), found.failures.len()));
+    same("found and failed", (0, 0), (found.values.len(), found.failures.len()));
     is_empty(storage).await;
 }
 
@@ -184,8 +184,8 @@ async fn large<B: CredentialStore>(storage: Storage<B>) {
     let missing: Vec<(usize, &Key)> = mixed.iter().enumerate().step_by(10).collect();
     let found = ok("get_credentials", storage.get_credentials(&mixed).await);
     same_failures("get_credentials", ErrorKind::NotFound, &missing, &found.failures);
-    same("the number found", MANY - missing.len(), found.credentials.len());
-    for (id, found) in &found.credentials {
+    same("the number found", MANY - missing.len(), found.values.len());
+    for (id, found) in &found.values {
         same("its credential", Some(&json!(id.as_str())), found.get("id"));
     }
     let report = ok("delete_credentials", storage.delete_credentials(&mixed).await);
@@ -233,7 +233,7 @@ async fn dropped<B: CredentialStore>(storage: Storage<B>) {
             complete("set_credentials", items.len(), report);
         }
         let found = ok("get_credentials after a dropped batch", storage.get_credentials(&ids).await);
-        for (id, found) in &found.credentials {
+        for (id, found) in &found.values {
             same("an item of a dropped batch", &credential(json!({ "id": id.as_str() })), found);
         }
         drop(drop_after(polls, storage.delete_credentials(&ids)).await);

@@ -4,9 +4,9 @@ use futures_util::{StreamExt, pin_mut, stream};
 use serde_json::json;
 
 use super::{
-    complete, configs::Configs, credentials::Credentials, documents::clear, fails, hostile_credentials,
-    hostile_keys, hostile_values, identical_records, key, must, numbered, ok, records, same, same_failures,
-    sorted,
+    complete, configs::Configs, counted, credentials::Credentials, documents::clear, fails,
+    hostile_credentials, hostile_keys, hostile_values, identical_records, key, must, numbered, ok, records,
+    same, same_failures, sorted,
 };
 use crate::{
     Backend, ConfigStore, ConfigValue, Credential, CredentialStore, Error, ErrorKind, Exportable,
@@ -271,7 +271,7 @@ async fn exports_usage<B: Exportable + CredentialStore + ConfigStore + UsageStor
         .collect();
     let steps: Vec<Increment> =
         counters.iter().rev().map(|(key, field, count)| Increment::new(key, field, *count)).collect();
-    complete("increment_many", steps.len(), storage.increment_many(&steps).await);
+    counted("increment_many", steps.len(), storage.increment_many(&steps).await);
     ok("set", storage.set_config("\u{10ffff} sorts behind every counter's key", json!(1)).await);
     ok("set", storage.set_credential("\u{10ffff} sorts behind every config's key", json!({})).await);
 

@@ -73,7 +73,10 @@ pub use values::{
     CANARY, hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, identical_records,
 };
 
-use crate::{BatchFailure, BatchReport, Error, ErrorKind, Exportable, Key, Outcome, Record, Result, Storage};
+use crate::{
+    BatchFailure, BatchReport, Error, ErrorKind, Exportable, Key, Outcome, Record, Result, Storage,
+    model::Totals,
+};
 
 /// How long the assertion of one bullet may take.
 const BULLET_TIMEOUT: Duration = Duration::from_secs(120);
@@ -165,6 +168,20 @@ fn complete(what: impl AsRef<str>, items: usize, report: Result<BatchReport>) {
         report.failures
     );
     assert!(report.succeeded == items, "{what}: {} of {items} are reported as succeeded", report.succeeded);
+}
+
+/// Panics unless all items of the batch were counted, and returns the totals.
+#[track_caller]
+fn counted(what: impl AsRef<str>, items: usize, totals: Result<Totals>) -> Vec<i64> {
+    let (what, totals) = (what.as_ref(), ok(&what, totals));
+    assert!(
+        totals.is_complete(),
+        "{what}: {} of {items} failed: {:?}",
+        totals.failures.len(),
+        totals.failures
+    );
+    same(format!("{what}: the number of totals"), items, totals.totals.len());
+    ok(what, totals.complete())
 }
 
 #[track_caller]

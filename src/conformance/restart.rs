@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    complete, fails, hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, key, ok,
+    complete, counted, fails, hostile_credentials, hostile_keys, hostile_values, identical, identical_fields,
+    key, ok,
     plans::{audit, plan, value},
     same, same_keys, sorted,
 };
@@ -104,7 +105,7 @@ pub async fn usage<B: UsageStore, F: Future<Output = Storage<B>>>(open: impl Fn(
         .zip(counts.into_iter().cycle())
         .map(|(key, count)| Increment::new(key, &field, count))
         .collect();
-    complete("increment_many", steps.len(), storage.increment_many(&steps).await);
+    counted("increment_many", steps.len(), storage.increment_many(&steps).await);
     ok("increment_usage", storage.increment_usage("counter", "x", 5).await);
     close(storage).await;
 

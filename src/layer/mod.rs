@@ -54,7 +54,7 @@ mod retry;
 mod stack;
 mod timeout;
 
-use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
+use std::{collections::BTreeMap, marker::PhantomData, mem, time::Duration};
 
 pub(crate) use backoff::{Backoff, jittered};
 pub use count::Count;
@@ -69,7 +69,9 @@ pub use retry::Retry;
 pub use stack::Stack;
 pub use timeout::Timeout;
 
-use crate::{BatchFailure, BatchReport, Error, ErrorKind, Found, Outcome, Result, StorageStats};
+use crate::{
+    BatchFailure, BatchReport, Error, ErrorKind, Found, Outcome, Result, StorageStats, model::Totals,
+};
 
 /// The compile-time facts about an operation, from its `#[operation(..)]` and its receiver.
 ///
@@ -420,8 +422,13 @@ pub struct Outcomes<T>(PhantomData<T>);
 pub(crate) trait Report: Sized {
     fn failures(&mut self) -> &mut Vec<BatchFailure>;
 
-    /// Adds the successful items of another report.
-    fn add_succeeded(&mut self, part: Self);
+    /// Adds the successful items of the report on a part of the batch: the items with these indices.
+    fn add_succeeded(&mut self, part: Self, items: &[usize]);
+
+    /// Turns the report on the items with these indices into one on the whole batch of `len` items.
+    fn spread(&mut self, items: &[usize], len: usize) {
+        let _ = (items, len);
+    }
 }
 
 impl Report for BatchReport {
@@ -429,18 +436,38 @@ impl Report for BatchReport {
         &mut self.failures
     }
 
-    fn add_succeeded(&mut self, part: Self) {
+    fn add_succeeded(&mut self, part: Self, _: &[usize]) {
         self.succeeded += part.succeeded;
     }
 }
 
-impl Report for Found {
+impl<V> Report for Found<V> {
     fn failures(&mut self) -> &mut Vec<BatchFailure> {
         &mut self.failures
     }
 
-    fn add_succeeded(&mut self, part: Self) {
-        self.credentials.extend(part.credentials);
+    fn add_succeeded(&mut self, part: Self, _: &[usize]) {
+        self.values.extend(part.values);
+    }
+}
+
+impl Report for Totals {
+    fn failures(&mut self) -> &mut Vec<BatchFailure> {
+        &mut self.failures
+    }
+
+    fn add_succeeded(&mut self, part: Self, items: &[usize]) {
+        for (total, item) in part.totals.into_iter().zip(items) {
+            if let (Some(total), Some(place)) = (total, self.totals.get_mut(*item)) {
+                *place = Some(total);
+            }
+        }
+    }
+
+    fn spread(&mut self, items: &[usize], len: usize) {
+        let part = mem::replace(self, Self { totals: vec![None; len], ..Self::default() });
+        self.failures = part.failures.clone();
+        self.add_succeeded(part, items);
     }
 }
 
@@ -475,7 +502,7 @@ fn merge_items<T: Report>(report: &mut T, items: &[usize], result: Result<T>) {
                 }
                 true
             });
-            report.add_succeeded(part);
+            report.add_succeeded(part, items);
         }
         Err(error) => {
             for failure in report.failures() {
@@ -488,9 +515,9 @@ fn merge_items<T: Report>(report: &mut T, items: &[usize], result: Result<T>) {
 }
 
 macro_rules! outcomes_of_reports {
-    ($($report:ty),*) => {$(
+    ($($report:ty $(, $value:ident)?;)*) => {$(
         #[doc(hidden)]
-        impl Outcomes<$report> {
+        impl$(<$value>)? Outcomes<$report> {
             #[must_use]
             pub fn failure(output: &$report) -> Option<&Error> {
                 first(&output.failures)
@@ -507,7 +534,7 @@ macro_rules! outcomes_of_reports {
     )*};
 }
 
-outcomes_of_reports!(BatchReport, Found);
+outcomes_of_reports!(BatchReport; Found<V>, V; Totals;);
 
 #[doc(hidden)]
 pub trait NoReport<T> {

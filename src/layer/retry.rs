@@ -250,8 +250,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        Backend, BatchReport, ErrorKind, Increment, Key, Memory, Storage, UsageStore,
+        Backend, ErrorKind, Increment, Key, Memory, Storage, UsageStore,
         layer::{Count, Fault},
+        model::{Totals, Within},
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -353,20 +354,24 @@ mod tests {
             Err(Error::new(ErrorKind::Unavailable, "down"))
         }
 
-        async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
+        async fn increment_many(&self, increments: &[Increment]) -> Result<Totals> {
             let names: Vec<_> = increments.iter().map(|increment| increment.key.as_str()).collect();
             self.asked.lock().unwrap().push(names.join(" "));
             let failures = self.reports.lock().unwrap().pop_front().unwrap_or_default();
-            let mut report = BatchReport::default();
+            let mut totals = Totals::default();
             for (index, Increment { key, field, delta }) in increments.iter().enumerate() {
                 let failure = failures.iter().find(|(at, _)| *at == index);
                 let result = match failure {
                     Some((_, error)) => Err(error.clone()),
                     None => self.memory.increment_usage(key, field, *delta).await,
                 };
-                report.record(index, key, result);
+                totals.record(key, result);
             }
-            Ok(report)
+            Ok(totals)
+        }
+
+        async fn increment_within(&self, _: &Key, _: &Key, _: i64, _: i64) -> Result<Within> {
+            Err(Error::new(ErrorKind::Unavailable, "down"))
         }
 
         async fn get_usage(&self, key: &Key) -> Result<crate::UsageRecord> {
@@ -408,7 +413,7 @@ mod tests {
         let storage = Storage::new(backend.clone()).layer(stack());
         let report = storage.increment_many(&increments("a b c d e f")).await.unwrap();
         assert_eq!(*backend.asked.lock().unwrap(), ["a b c d e f", "d e f", "f"]);
-        assert_eq!(report.succeeded, 3);
+        assert_eq!(report.totals, [Some(1), None, None, Some(1), None, Some(1)]);
         let failures: Vec<_> = report
             .failures
             .iter()

@@ -70,7 +70,7 @@ pub async fn verify_sample<B: CredentialStore + ConfigStore + UsageStore>(
         for record in page {
             let found = match record {
                 Record::Credential { id, .. } => credentials
-                    .credentials
+                    .values
                     .remove(id)
                     .map(|credential| Record::Credential { id: id.clone(), credential }),
                 Record::Config { key, .. } => {

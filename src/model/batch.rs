@@ -1,44 +1,46 @@
-//! [`CredentialItem`]: an item of a batch. [`BatchReport`] and [`Found`]: the per-item results of a batch.
+//! [`BatchItem`]: an item of a batch. [`BatchReport`], [`Found`] and [`Totals`]: the per-item results of a
+//! batch.
 
-use std::{borrow::Borrow, collections::BTreeMap};
+use std::{borrow::Borrow, collections::BTreeMap, fmt};
 
-use serde::{Serialize, Serializer};
+use serde::{Serialize, Serializer, ser::SerializeStruct};
 
-use crate::{Credential, Error, ErrorKind, IntoKey, Key, Outcome, error::Kind};
+use crate::{ConfigValue, Credential, Error, ErrorKind, IntoKey, Key, Outcome, UsageRecord, error::Kind};
 
-/// An item of [`Storage::set_credentials`](crate::Storage::set_credentials): a pair of a key and a
-/// credential, or a reference to one.
+/// An item of a batch of writes: a pair of a key and a value, or a reference to one.
 ///
-/// The key is a [`Key`] or a string, the credential a [`Credential`] or a JSON object.
+/// The key is a [`Key`] or a string. The value is a `V` or what converts into it:
+/// [`Storage::set_credentials`](crate::Storage::set_credentials) takes a [`Credential`] or a JSON object,
+/// [`Storage::set_configs`](crate::Storage::set_configs) a [`ConfigValue`] or JSON.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a pair of a key and a credential",
-    note = "a key is a `Key` or a string, a credential is a `Credential` or a JSON object"
+    message = "`{Self}` is not a pair of a key and a value that converts into `{V}`",
+    note = "a key is a `Key` or a string; a `Credential` is made of a JSON object, a `ConfigValue` of JSON"
 )]
-pub trait CredentialItem {
-    /// Checks the key and the credential.
+pub trait BatchItem<V> {
+    /// Checks the key and the value.
     ///
     /// # Errors
     ///
-    /// As [`Key::new`] and [`Credential::new`].
-    fn into_item(self) -> Result<(Key, Credential), Error>;
+    /// As [`Key::new`], and as the conversion of the value.
+    fn into_item(self) -> Result<(Key, V), Error>;
 }
 
-impl<K: IntoKey, C: TryInto<Credential>> CredentialItem for (K, C)
+impl<V, K: IntoKey, T: TryInto<V>> BatchItem<V> for (K, T)
 where
-    Error: From<C::Error>,
+    Error: From<T::Error>,
 {
-    fn into_item(self) -> Result<(Key, Credential), Error> {
+    fn into_item(self) -> Result<(Key, V), Error> {
         Ok((self.0.into_key()?.borrow().clone(), self.1.try_into()?))
     }
 }
 
-impl<'p, K, C> CredentialItem for &'p (K, C)
+impl<'p, V, K, T> BatchItem<V> for &'p (K, T)
 where
     &'p K: IntoKey,
-    &'p C: TryInto<Credential>,
-    Error: From<<&'p C as TryInto<Credential>>::Error>,
+    &'p T: TryInto<V>,
+    Error: From<<&'p T as TryInto<V>>::Error>,
 {
-    fn into_item(self) -> Result<(Key, Credential), Error> {
+    fn into_item(self) -> Result<(Key, V), Error> {
         (&self.0, &self.1).into_item()
     }
 }
@@ -139,57 +141,167 @@ impl BatchReport {
     }
 }
 
-/// The result of [`get_credentials`](crate::CredentialStore::get_credentials). As JSON the credentials are
-/// [redacted](Credential::redacted).
-#[derive(Clone, Debug, Default, Serialize)]
+/// The result of reading many records, such as [`get_credentials`](crate::CredentialStore::get_credentials).
+///
+/// `Debug` prints no values. As JSON, credentials are [redacted](Credential::redacted).
+#[derive(Clone)]
 #[non_exhaustive]
-pub struct Found {
-    /// The credentials that exist, sorted by id.
-    #[serde(serialize_with = "redacted")]
-    pub credentials: BTreeMap<Key, Credential>,
-    /// The ids that failed, with [`NotFound`](crate::ErrorKind::NotFound) or another error, in the order of
+pub struct Found<V> {
+    /// The values that exist, sorted by key.
+    pub values: BTreeMap<Key, V>,
+    /// The keys that failed, with [`NotFound`](crate::ErrorKind::NotFound) or another error, in the order of
     /// the request.
     pub failures: Vec<BatchFailure>,
 }
 
-fn redacted<S: Serializer>(
-    credentials: &BTreeMap<Key, Credential>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(credentials.iter().map(|(id, credential)| (id, credential.redacted())))
+impl<V> Default for Found<V> {
+    fn default() -> Self {
+        Self { values: BTreeMap::new(), failures: Vec::new() }
+    }
 }
 
-impl Found {
-    /// The credentials, or the first failure as an error: for callers that need all of them.
+impl<V> fmt::Debug for Found<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let values = format_args!("{} values", self.values.len());
+        f.debug_struct("Found").field("values", &values).field("failures", &self.failures).finish()
+    }
+}
+
+impl<V> Found<V> {
+    /// The values, or the first failure as an error: for callers that need all of them.
     ///
     /// # Errors
     ///
     /// The first failure, if there is one.
-    pub fn complete(self) -> Result<BTreeMap<Key, Credential>, Error> {
+    pub fn complete(self) -> Result<BTreeMap<Key, V>, Error> {
         match self.failures.into_iter().next() {
-            None => Ok(self.credentials),
+            None => Ok(self.values),
             Some(failure) => Err(failure.error.with_key(&failure.key)),
         }
     }
 
-    /// Looks up every id.
-    pub(crate) fn collect(ids: &[Key], get: impl Fn(&Key) -> Result<Credential, Error>) -> Self {
+    /// Adds the result of one key, which has this index in the request.
+    pub fn record(&mut self, index: usize, key: &Key, result: Result<V, Error>) {
+        match result {
+            Ok(value) => drop(self.values.insert(key.clone(), value)),
+            Err(error) => self.failures.push(BatchFailure::new(index, key, error)),
+        }
+    }
+
+    /// Looks up every key.
+    pub(crate) fn collect(keys: &[Key], mut get: impl FnMut(&Key) -> Result<V, Error>) -> Self {
         let mut found = Self::default();
-        for (index, id) in ids.iter().enumerate() {
-            match get(id) {
-                Ok(credential) => drop(found.credentials.insert(id.clone(), credential)),
-                Err(error) => found.failures.push(BatchFailure::new(index, id, error)),
-            }
+        for (index, key) in keys.iter().enumerate() {
+            found.record(index, key, get(key));
         }
         found
     }
 
-    /// Returns the credentials found, or an error for the whole call: see [`common_error`].
+    /// Returns the values found, or an error for the whole call: see [`common_error`].
     pub(crate) fn settle(self) -> Result<Self, Error> {
-        match self.credentials.len() {
+        match self.values.len() {
             0 => common_error(&self.failures).map_or(Ok(self), Err),
             _ => Ok(self),
         }
+    }
+}
+
+/// A value as a report shows it.
+trait Shown {
+    fn shown(&self) -> impl Serialize;
+}
+
+impl Shown for Credential {
+    fn shown(&self) -> impl Serialize {
+        self.redacted()
+    }
+}
+
+impl Shown for ConfigValue {
+    fn shown(&self) -> impl Serialize {
+        self
+    }
+}
+
+impl Shown for UsageRecord {
+    fn shown(&self) -> impl Serialize {
+        self
+    }
+}
+
+impl<V: Shown> Serialize for Found<V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        struct Values<'v, V>(&'v BTreeMap<Key, V>);
+
+        impl<V: Shown> Serialize for Values<'_, V> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_map(self.0.iter().map(|(key, value)| (key, value.shown())))
+            }
+        }
+
+        let mut fields = serializer.serialize_struct("Found", 2)?;
+        fields.serialize_field("values", &Values(&self.values))?;
+        fields.serialize_field("failures", &self.failures)?;
+        fields.end()
+    }
+}
+
+/// The result of [`increment_many`](crate::UsageStore::increment_many).
+///
+/// If all items fail with one transient error, the batch returns that error instead.
+#[derive(Clone, Debug, Default, Serialize)]
+#[must_use = "a batch returns Ok although some of its items failed"]
+#[non_exhaustive]
+pub struct Totals {
+    /// The counter's new total after each item, in the order of the request. `None`: the item failed.
+    pub totals: Vec<Option<i64>>,
+    /// The items that failed, in the order of the request.
+    pub failures: Vec<BatchFailure>,
+}
+
+impl Totals {
+    /// Whether every item was counted.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// Adds the result of the next item.
+    pub fn record(&mut self, key: &Key, result: Result<i64, Error>) {
+        let index = self.totals.len();
+        self.totals.push(result.as_ref().ok().copied());
+        if let Err(error) = result {
+            self.failures.push(BatchFailure::new(index, key, error));
+        }
+    }
+
+    /// The totals, or the first failure as an error: for callers that need all items to succeed.
+    ///
+    /// # Errors
+    ///
+    /// The first failure, if there is one. The other items stay counted.
+    pub fn complete(self) -> Result<Vec<i64>, Error> {
+        match self.failures.into_iter().next() {
+            None => Ok(self.totals.into_iter().flatten().collect()),
+            Some(failure) => Err(failure.error.with_key(&failure.key)),
+        }
+    }
+
+    /// The totals of a batch, given the key and the result of each item.
+    pub(crate) fn collect<K: Borrow<Key>>(results: impl Iterator<Item = (K, Result<i64, Error>)>) -> Self {
+        let mut totals = Self::default();
+        for (key, result) in results {
+            totals.record(key.borrow(), result);
+        }
+        totals
+    }
+
+    /// Returns the totals, or an error for the whole call: see [`common_error`].
+    pub(crate) fn settle(self) -> Result<Self, Error> {
+        if self.failures.len() < self.totals.len() {
+            return Ok(self);
+        }
+        common_error(&self.failures).map_or(Ok(self), Err)
     }
 }
 

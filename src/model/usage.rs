@@ -1,4 +1,4 @@
-//! [`UsageRecord`], [`Increment`] and [`IncrementItem`]: counters.
+//! [`UsageRecord`], [`Increment`], [`IncrementItem`] and [`Within`]: counters.
 
 use std::{borrow::Borrow, collections::BTreeMap};
 
@@ -49,12 +49,60 @@ impl FromIterator<(Key, i64)> for UsageRecord {
     }
 }
 
+impl<'r> IntoIterator for &'r UsageRecord {
+    type Item = (&'r Key, i64);
+    type IntoIter = std::iter::Map<
+        std::collections::btree_map::Iter<'r, Key, i64>,
+        fn((&'r Key, &'r i64)) -> (&'r Key, i64),
+    >;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter().map(|(field, count)| (field, *count))
+    }
+}
+
 impl IntoIterator for UsageRecord {
     type Item = (Key, i64);
     type IntoIter = std::collections::btree_map::IntoIter<Key, i64>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
+    }
+}
+
+/// The result of [`increment_within`](crate::UsageStore::increment_within).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Within {
+    /// The number was added, and this is the new total.
+    Counted(i64),
+    /// The new total would have been over the limit. Nothing was added, and this is the total.
+    Refused(i64),
+}
+
+impl Within {
+    /// Whether the number was added.
+    #[must_use]
+    pub const fn is_counted(self) -> bool {
+        matches!(self, Self::Counted(_))
+    }
+
+    /// The counter's total after the call.
+    #[must_use]
+    pub const fn total(self) -> i64 {
+        match self {
+            Self::Counted(total) | Self::Refused(total) => total,
+        }
+    }
+
+    /// What becomes of a counter with this total.
+    pub(crate) fn decide(key: &Key, total: i64, delta: i64, limit: i64) -> Result<Self, Error> {
+        match total.checked_add(delta) {
+            Some(new) if new <= limit => Ok(Self::Counted(new)),
+            None if delta < 0 => Err(Error::overflow().with_key(key)),
+            // More than any `i64` is over every limit.
+            _ => Ok(Self::Refused(total)),
+        }
     }
 }
 

@@ -56,6 +56,7 @@ impl<T> Batch<'_, T> {
             .chain(self.failures)
             .collect();
         failures.sort_by_key(|failure| failure.index);
+        report.spread(&self.indices, self.given.len());
         Ok(report)
     }
 }

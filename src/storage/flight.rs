@@ -1,4 +1,5 @@
-//! The refreshes that run in this process: one per credential.
+//! What one task of this process does for all that want it: a refresh per credential, a computation per cache
+//! value.
 
 use std::{
     collections::HashMap,
@@ -12,19 +13,19 @@ use tokio::sync::watch;
 
 use crate::{Credential, Key};
 
-/// The refreshes that run, as a handle sees them.
+/// The flights that are under way, as a handle sees them.
 #[derive(Clone, Default)]
 pub(super) struct Flights {
     shared: Arc<Shared>,
-    /// What the scopes of the handle put before an id.
+    /// What the scopes of the handle put before a key.
     prefix: Arc<str>,
 }
 
 /// Clones of a handle share it, and handles to scopes of its store.
 #[derive(Default)]
 struct Shared {
-    /// By the ids as they are stored.
-    running: Mutex<HashMap<String, Joined>>,
+    refreshes: Running<End>,
+    computations: Running<Option<Arc<Vec<u8>>>>,
     is_closing: AtomicBool,
     /// The number of refreshes whose token may be spent and whose new token is not stored.
     spending: watch::Sender<usize>,
@@ -40,19 +41,39 @@ pub(super) enum End {
     Busy,
 }
 
-/// Gets the end of a refresh that another caller began.
-pub(super) struct Joined(watch::Receiver<Option<End>>);
+/// Flights of one kind, by the keys as they are stored. `T` is how one ends.
+struct Running<T>(Arc<Mutex<HashMap<String, Joined<T>>>>);
 
-/// A refresh that runs, until this is dropped.
-pub(super) struct Flight {
-    shared: Arc<Shared>,
-    id: String,
-    end: watch::Sender<Option<End>>,
+/// Gets the end of a flight that another caller began.
+pub(super) struct Joined<T>(watch::Receiver<Option<T>>);
+
+/// A flight that is under way, until this is dropped.
+pub(super) struct Flight<T> {
+    running: Running<T>,
+    key: String,
+    end: watch::Sender<Option<T>>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Joined>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+impl<T> Default for Running<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T> Running<T> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Joined<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a flight, or joins the one that is under way.
+    fn begin(&self, key: String) -> Result<Flight<T>, Joined<T>> {
+        let mut running = self.lock();
+        if let Some(Joined(end)) = running.get(&key) {
+            return Err(Joined(end.clone()));
+        }
+        let (end, joined) = watch::channel(None);
+        running.insert(key.clone(), Joined(joined));
+        Ok(Flight { running: Self(self.0.clone()), key, end })
     }
 }
 
@@ -63,15 +84,22 @@ impl Flights {
     }
 
     /// Begins a refresh of this credential, or joins the one that runs.
-    pub(super) fn begin(&self, id: &Key) -> Result<Flight, Joined> {
-        let id = [&*self.prefix, id.as_str()].concat();
-        let mut running = self.shared.lock();
-        if let Some(Joined(end)) = running.get(&id) {
-            return Err(Joined(end.clone()));
-        }
-        let (end, joined) = watch::channel(None);
-        running.insert(id.clone(), Joined(joined));
-        Ok(Flight { shared: self.shared.clone(), id, end })
+    pub(super) fn refresh(&self, id: &Key) -> Result<Flight<End>, Joined<End>> {
+        self.shared.refreshes.begin(self.stored(id))
+    }
+
+    /// Begins the computation of this cache value, or joins the one that runs. It ends without a value if it
+    /// failed.
+    pub(super) fn compute(
+        &self,
+        key: &Key,
+    ) -> Result<Flight<Option<Arc<Vec<u8>>>>, Joined<Option<Arc<Vec<u8>>>>> {
+        self.shared.computations.begin(self.stored(key))
+    }
+
+    /// The key as it is stored.
+    fn stored(&self, key: &Key) -> String {
+        [&*self.prefix, key.as_str()].concat()
     }
 
     /// Is held from before a token is spent until the new one is stored. None: the store is being closed.
@@ -99,24 +127,23 @@ impl Drop for Spending {
     }
 }
 
-impl Flight {
-    /// Passes the end to the callers that joined. Later ones begin another refresh.
-    pub(super) fn end(self, end: End) {
+impl<T> Flight<T> {
+    /// Passes the end to the callers that joined. Later ones begin another flight.
+    pub(super) fn end(self, end: T) {
         self.end.send_replace(Some(end));
     }
 }
 
-impl Drop for Flight {
+impl<T> Drop for Flight<T> {
     fn drop(&mut self) {
-        self.shared.lock().remove(&self.id);
+        self.running.lock().remove(&self.key);
     }
 }
 
-impl Joined {
-    /// Waits until the refresh ends.
-    pub(super) async fn end(mut self) -> End {
+impl<T: Clone> Joined<T> {
+    /// Waits until the flight ends. None: it panicked or was given up.
+    pub(super) async fn end(mut self) -> Option<T> {
         let end = self.0.wait_for(Option::is_some).await;
-        // Without a value, the refresh panicked or was given up.
-        end.ok().and_then(|end| end.clone()).unwrap_or(End::Failed)
+        end.ok().and_then(|end| end.clone())
     }
 }

@@ -268,14 +268,14 @@ impl<B> Storage<B> {
         how.check(&first?)?;
         let until = later(begun, how.wait);
         let flight = loop {
-            match self.flights.begin(&id) {
+            match self.flights.refresh(&id) {
                 Ok(flight) => break flight,
                 Err(joined) => match timeout_at(until, joined.end()).await {
-                    Ok(End::Refreshed(theirs)) => return Ok(Refreshed::Theirs(theirs)),
-                    Ok(End::Rejected) => return Err(RefreshError::Rejected(None)),
-                    Ok(End::Failed) | Err(_) => return Err(RefreshError::Busy),
+                    Ok(Some(End::Refreshed(theirs))) => return Ok(Refreshed::Theirs(theirs)),
+                    Ok(Some(End::Rejected)) => return Err(RefreshError::Rejected(None)),
+                    Ok(Some(End::Failed) | None) | Err(_) => return Err(RefreshError::Busy),
                     // That caller does not wait any longer; this one does.
-                    Ok(End::Busy) => sleep(FIRST_PAUSE).await,
+                    Ok(Some(End::Busy)) => sleep(FIRST_PAUSE).await,
                 },
             }
         };
@@ -358,7 +358,7 @@ struct Task<B> {
 impl<B: Conditional + Leases> Task<B> {
     async fn run<E, F>(
         self,
-        flight: Flight,
+        flight: Flight<End>,
         is_fresh: impl Fn(&Credential) -> bool + Send + Sync,
         refresh: impl FnOnce(Credential) -> F + Send,
         result: oneshot::Sender<Refreshing<E>>,
@@ -604,7 +604,7 @@ fn failed<E>(error: Error) -> Refreshing<E> {
 }
 
 /// Passes the result to the caller and to those that joined.
-fn finish<E>(flight: Option<Flight>, refreshed: Refreshing<E>, result: oneshot::Sender<Refreshing<E>>) {
+fn finish<E>(flight: Option<Flight<End>>, refreshed: Refreshing<E>, result: oneshot::Sender<Refreshing<E>>) {
     if let Some(flight) = flight {
         flight.end(match &refreshed {
             Ok(

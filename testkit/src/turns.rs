@@ -15,8 +15,10 @@ use gateway_storage::{
     Found, Increment, Key, Record, Result, StorageStats, UsageRecord, UsageStore,
     history::DocumentKind,
     lease::{Claim, Holder, Lease, LeaseState, Leases},
+    list::ListOptions,
     plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, Plan, Rollback, RollbackOptions},
     revision::{Condition, Conditional, Revision},
+    usage::{Totals, Within},
 };
 
 /// Each call goes to the handle after that of the call before: what one has written, another one reads.
@@ -94,7 +96,7 @@ impl<B: CredentialStore> CredentialStore for Turns<B> {
         self.next().list_credentials().await
     }
 
-    async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
+    async fn get_credentials(&self, ids: &[Key]) -> Result<Found<Credential>> {
         self.next().get_credentials(ids).await
     }
 
@@ -104,6 +106,13 @@ impl<B: CredentialStore> CredentialStore for Turns<B> {
 
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
         self.next().delete_credentials(ids).await
+    }
+
+    fn stream_credentials(
+        &self,
+        options: ListOptions,
+    ) -> impl Stream<Item = Result<(Key, Credential)>> + Send {
+        self.next().stream_credentials(options)
     }
 }
 
@@ -123,6 +132,18 @@ impl<B: ConfigStore> ConfigStore for Turns<B> {
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
         self.next().list_configs().await
+    }
+
+    async fn get_configs(&self, keys: &[Key]) -> Result<Found<ConfigValue>> {
+        self.next().get_configs(keys).await
+    }
+
+    async fn set_configs(&self, values: &[(Key, ConfigValue)]) -> Result<BatchReport> {
+        self.next().set_configs(values).await
+    }
+
+    fn stream_configs(&self, options: ListOptions) -> impl Stream<Item = Result<(Key, ConfigValue)>> + Send {
+        self.next().stream_configs(options)
     }
 }
 
@@ -181,12 +202,32 @@ impl<B: UsageStore> UsageStore for Turns<B> {
         self.next().increment_usage(key, field, delta).await
     }
 
-    async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
+    async fn increment_within(&self, key: &Key, field: &Key, delta: i64, limit: i64) -> Result<Within> {
+        self.next().increment_within(key, field, delta, limit).await
+    }
+
+    async fn increment_many(&self, increments: &[Increment]) -> Result<Totals> {
         self.next().increment_many(increments).await
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
         self.next().get_usage(key).await
+    }
+
+    async fn get_counter(&self, key: &Key, field: &Key) -> Result<i64> {
+        self.next().get_counter(key, field).await
+    }
+
+    async fn get_usages(&self, keys: &[Key]) -> Result<Found<UsageRecord>> {
+        self.next().get_usages(keys).await
+    }
+
+    async fn reset_usage_prefix(&self, prefix: &Key) -> Result<u64> {
+        self.next().reset_usage_prefix(prefix).await
+    }
+
+    fn stream_usage(&self, options: ListOptions) -> impl Stream<Item = Result<(Key, UsageRecord)>> + Send {
+        self.next().stream_usage(options)
     }
 
     async fn reset_usage(&self, key: &Key) -> Result<()> {

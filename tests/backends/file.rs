@@ -568,5 +568,5 @@ async fn small_calls_are_answered_directly() {
     assert_eq!(storage.list_configs().now_or_never().unwrap().unwrap().len(), 1);
     assert_eq!(storage.list_usage().now_or_never().unwrap().unwrap().len(), 1);
     assert_eq!(storage.get_usage("a").now_or_never().unwrap().unwrap().len(), 1);
-    assert_eq!(storage.get_credentials(&ids).now_or_never().unwrap().unwrap().credentials.len(), 1);
+    assert_eq!(storage.get_credentials(&ids).now_or_never().unwrap().unwrap().values.len(), 1);
 }

@@ -91,7 +91,7 @@ async fn assert_whole(storage: &Storage<File>) {
         let ids: Vec<_> = (0..5).map(|n| Key::new(&format!("batch-{task}-{n}")).unwrap()).collect();
         let found = storage.get_credentials(&ids).await.unwrap();
         let steps: Vec<_> =
-            found.credentials.values().map(|credential| credential.get("step").cloned().unwrap()).collect();
+            found.values.values().map(|credential| credential.get("step").cloned().unwrap()).collect();
         assert!(steps.is_empty() || (steps.len() == 5 && steps.iter().all(|step| *step == steps[0])));
         assert_eq!(configs.get(&format!("one-{task}")), configs.get(&format!("other-{task}")));
         let step = steps.first().and_then(|step| step.as_i64()).unwrap_or(0);

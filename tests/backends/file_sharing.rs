@@ -63,7 +63,7 @@ async fn several_handles_write_to_a_store() {
                 assert_eq!(handle.get_config("a").await.unwrap().value(), &json!(round));
             }
             let found = handle.get_credentials(std::slice::from_ref(&id)).await.unwrap();
-            assert_eq!(found.credentials[&id].get("round"), Some(&json!(round)));
+            assert_eq!(found.values[&id].get("round"), Some(&json!(round)));
             assert_eq!(handle.get_usage("a").await.unwrap().get("n"), Some(round + 1));
             let stats = handle.stats().await.unwrap();
             assert_eq!((stats.credential_count, stats.config_count, stats.usage_record_count), (1, 1, 1));

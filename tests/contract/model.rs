@@ -188,7 +188,7 @@ async fn answer<B: Comparable>(on: &Storage<B>, operation: &Operation) -> Result
         GetCredentials(ids) => {
             let found = on.get_credentials(&keys(ids)).await?;
             let credentials: Vec<_> =
-                found.credentials.iter().map(|(id, found)| json!([id, of_credential(found)])).collect();
+                found.values.iter().map(|(id, found)| json!([id, of_credential(found)])).collect();
             json!([credentials, of_failures(&found.failures)])
         }
         SetCredentials(items) => {
@@ -221,7 +221,8 @@ async fn answer<B: Comparable>(on: &Storage<B>, operation: &Operation) -> Result
         Increment((key, field, delta)) => json!(on.increment_usage(key, field, *delta).await?),
         IncrementMany(steps) => {
             let steps: Vec<_> = steps.iter().map(increment).collect();
-            of_report(&on.increment_many(&steps).await?)
+            let totals = on.increment_many(&steps).await?;
+            json!([totals.totals, of_failures(&totals.failures)])
         }
         GetUsage(key) => {
             on.get_usage(key).await?.iter().map(|(field, count)| json!([field, count])).collect()

@@ -86,7 +86,7 @@ async fn errors_and_reports_have_the_keys_of_the_scope() {
 
     let ids = [too_long.clone(), key("alice"), key("missing"), too_long.clone()];
     let found = acme.get_credentials(&ids).await.unwrap();
-    assert_eq!(names(found.credentials.keys()), ["alice"]);
+    assert_eq!(names(found.values.keys()), ["alice"]);
     let failures: Vec<_> =
         found.failures.iter().map(|failure| (failure.index, &failure.key, failure.error.kind())).collect();
     let invalid = ErrorKind::InvalidKey;
@@ -98,8 +98,8 @@ async fn errors_and_reports_have_the_keys_of_the_scope() {
 
     let increments =
         [Increment::new(&too_long, &key("n"), 1), Increment::new(&key("alice"), &key("requests"), 1)];
-    let report = acme.increment_many(&increments).await.unwrap();
-    assert_eq!((report.succeeded, report.failures[0].index), (1, 0));
+    let totals = acme.increment_many(&increments).await.unwrap();
+    assert_eq!((totals.totals, totals.failures[0].index), (vec![None, Some(3)], 0));
     assert_eq!(acme.get_usage("alice").await.unwrap().get("requests"), Some(3));
 
     let one = json!({}).try_into().unwrap();

@@ -133,10 +133,10 @@ async fn watch(storage: Storage<File>, other: String) {
         for task in 0..TASKS {
             let ids = names(&other, task);
             let found = storage.get_credentials(&ids).await.unwrap();
-            let steps: BTreeSet<u64> = found.credentials.values().map(step_of).collect();
+            let steps: BTreeSet<u64> = found.values.values().map(step_of).collect();
             assert!(steps.len() <= 1, "the batch of task {task} is torn: {steps:?}");
             let Some(step) = steps.first().copied() else { continue };
-            assert_eq!(found.credentials.len(), ids.len(), "the batch of task {task} is torn");
+            assert_eq!(found.values.len(), ids.len(), "the batch of task {task} is torn");
             let before = latest.insert(task, step).unwrap_or_default();
             assert!(step >= before, "task {task}: {step} after {before}");
             // One by one, from the cache: none is older than what was just read.
@@ -286,8 +286,8 @@ impl Expected {
                 continue;
             }
             let found = storage.get_credentials(&names(me, *task)).await.unwrap();
-            let steps: BTreeSet<_> = found.credentials.values().map(step_of).collect();
-            let is_whole = steps.len() <= 1 && [0, BATCH as usize].contains(&found.credentials.len());
+            let steps: BTreeSet<_> = found.values.values().map(step_of).collect();
+            let is_whole = steps.len() <= 1 && [0, BATCH as usize].contains(&found.values.len());
             assert!(is_whole, "{what} is torn: {steps:?}");
             possible.check(&what, steps.first().copied());
         }

@@ -48,7 +48,7 @@ async fn beside_a_stopped_process(storage: &Storage<File>) -> bool {
         assert_eq!(storage.list_credentials().await.unwrap().len(), BATCH);
         let ids = [Key::new("large-0").unwrap(), Key::new("large-1").unwrap()];
         let found = storage.get_credentials(&ids).await.unwrap();
-        assert_eq!(found.credentials[&ids[0]].get("n"), found.credentials[&ids[1]].get("n"));
+        assert_eq!(found.values[&ids[0]].get("n"), found.values[&ids[1]].get("n"));
     }
     let error = hurried.increment_usage("withdrawn", "n", 1).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotApplied), "{error}");

@@ -35,7 +35,7 @@ impl CredentialStore for File {
         .await
     }
 
-    async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
+    async fn get_credentials(&self, ids: &[Key]) -> Result<Found<Credential>> {
         if ids.len() <= FEW
             && let Some(found) = self.store.reader.credentials(ids, SMALL_IN_BATCH)?
         {

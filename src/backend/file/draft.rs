@@ -17,6 +17,7 @@ use crate::{
     codec::{PlanRecord, RecordKey, decode_plan, encode_audit, encode_plan},
     error::Kind,
     history::DocumentKind,
+    model::Within,
     plan::{AuditEntry, MAX_AUDIT_ENTRIES},
 };
 
@@ -322,6 +323,22 @@ impl<'t> Draft<'t> {
         let total = before.unwrap_or(0).checked_add(delta).ok_or_else(|| Error::overflow().with_key(key))?;
         self.put_counter(key, &name, before.is_some(), total)?;
         Ok(total)
+    }
+
+    pub(super) fn increment_within(
+        &mut self,
+        key: &Key,
+        field: &Key,
+        delta: i64,
+        limit: i64,
+    ) -> Result<Within> {
+        let name = RecordKey::Usage(key.clone(), field.clone());
+        let before = self.get(&name, |bytes| decode_count(key, bytes))?;
+        let within = Within::decide(key, before.unwrap_or(0), delta, limit)?;
+        if let Within::Counted(total) = within {
+            self.put_counter(key, &name, before.is_some(), total)?;
+        }
+        Ok(within)
     }
 
     pub(super) fn set_counter(&mut self, key: &Key, field: &Key, count: i64) -> Result<()> {

@@ -238,7 +238,7 @@ impl Store {
     fn read_together(&self, seen: &Seen) {
         let began = seen.begin();
         let found = self.reader.credentials(&self.keys, usize::MAX).unwrap().unwrap();
-        let values: Vec<u64> = found.credentials.values().map(number).collect();
+        let values: Vec<u64> = found.values.values().map(number).collect();
         assert!(values.len() == 2 && values[0] == values[1], "torn: {values:?}");
         seen.end(began, values);
     }

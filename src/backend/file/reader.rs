@@ -220,7 +220,7 @@ impl Reader {
     }
 
     /// Reads credentials, all from one state. None: one that is not cached has more bytes than `most`.
-    pub(super) fn credentials(&self, ids: &[Key], most: usize) -> Result<Option<Found>> {
+    pub(super) fn credentials(&self, ids: &[Key], most: usize) -> Result<Option<Found<Credential>>> {
         let current = self.newest()?;
         step();
         let snapshot = current.snapshot()?;

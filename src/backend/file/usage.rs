@@ -9,7 +9,10 @@ use super::{
     work::{FEW, copied, work},
 };
 use crate::{
-    BatchReport, Error, Increment, Key, Result, UsageRecord, UsageStore, codec::RecordKey, error::Kind,
+    Error, Increment, Key, Result, UsageRecord, UsageStore,
+    codec::RecordKey,
+    error::Kind,
+    model::{Totals, Within},
 };
 
 fn counter(stored: &Stored) -> Result<(Key, Key, i64)> {
@@ -37,7 +40,12 @@ impl UsageStore for File {
         self.write(move |draft| draft.increment(&key, &field, delta)).await
     }
 
-    async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
+    async fn increment_within(&self, key: &Key, field: &Key, delta: i64, limit: i64) -> Result<Within> {
+        let (key, field) = (key.clone(), field.clone());
+        self.write(move |draft| draft.increment_within(&key, &field, delta, limit)).await
+    }
+
+    async fn increment_many(&self, increments: &[Increment]) -> Result<Totals> {
         let admitted = self.admit(increments.len(), 0).await?;
         let increments = copied(increments).await;
         self.write_admitted(admitted, move |draft| {
@@ -45,7 +53,7 @@ impl UsageStore for File {
                 let result = draft.increment(&key, &field, delta);
                 (key, result)
             });
-            Ok(BatchReport::collect(results))
+            Ok(Totals::collect(results))
         })
         .await
     }

@@ -28,7 +28,7 @@ impl CredentialStore for Git {
         Ok(self.state()?.credentials.keys().cloned().collect())
     }
 
-    async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
+    async fn get_credentials(&self, ids: &[Key]) -> Result<Found<Credential>> {
         let state = self.state()?;
         Ok(Found::collect(ids, |id| {
             state.credentials.get(id).cloned().ok_or_else(|| Error::not_found(Kind::Credential, id))

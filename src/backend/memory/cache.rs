@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::Memory;
-use crate::{CacheEntry, CacheStore, Error, Key, Result, capability::check_cache, error::Kind};
+use crate::{CacheEntry, CacheStore, Error, Found, Key, Result, capability::check_cache, error::Kind};
 
 /// Values by key, and in the order in which they expire.
 #[derive(Default)]
@@ -74,6 +74,25 @@ impl CacheStore for Memory {
         self.lock(|store| {
             store.cache.set(key, value, now);
             Ok(())
+        })
+    }
+
+    async fn set_cache_if_absent(&self, key: &Key, value: &[u8], ttl: Duration) -> Result<bool> {
+        let ttl = Duration::from_millis(check_cache(value, ttl)?);
+        self.lock(|store| {
+            let now = Instant::now();
+            let is_absent = store.cache.get(key, now).is_err();
+            if is_absent {
+                store.cache.set(key, CachedValue { bytes: value.to_vec(), expires: now + ttl }, now);
+            }
+            Ok(is_absent)
+        })
+    }
+
+    async fn get_cache_many(&self, keys: &[Key]) -> Result<Found<Vec<u8>>> {
+        let now = Instant::now();
+        self.lock(|store| {
+            Ok(Found::collect(keys, |key| store.cache.get(key, now).map(|value| value.bytes.clone())))
         })
     }
 

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use futures_core::Stream;
+
 use super::{Memory, find};
-use crate::{ConfigStore, ConfigValue, Key, Result, error::Kind};
+use crate::{BatchReport, ConfigStore, ConfigValue, Found, Key, Result, error::Kind, model::ListOptions};
 
 impl ConfigStore for Memory {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
@@ -23,5 +25,22 @@ impl ConfigStore for Memory {
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
         self.read(|data| Ok(data.configs.clone()))
+    }
+
+    async fn get_configs(&self, keys: &[Key]) -> Result<Found<ConfigValue>> {
+        self.read(|data| Ok(Found::collect(keys, |key| find(&data.configs, Kind::Config, key).cloned())))
+    }
+
+    async fn set_configs(&self, values: &[(Key, ConfigValue)]) -> Result<BatchReport> {
+        self.lock(|store| {
+            if !values.is_empty() {
+                store.changed().configs.extend(values.iter().cloned());
+            }
+            Ok(BatchReport { succeeded: values.len(), failures: Vec::new() })
+        })
+    }
+
+    fn stream_configs(&self, options: ListOptions) -> impl Stream<Item = Result<(Key, ConfigValue)>> + Send {
+        self.stream(options, |data| &data.configs)
     }
 }

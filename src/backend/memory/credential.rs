@@ -1,7 +1,9 @@
 //! Credentials in a map.
 
+use futures_core::Stream;
+
 use super::{Memory, find};
-use crate::{BatchReport, Credential, CredentialStore, Found, Key, Result, error::Kind};
+use crate::{BatchReport, Credential, CredentialStore, Found, Key, Result, error::Kind, model::ListOptions};
 
 impl CredentialStore for Memory {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
@@ -23,7 +25,7 @@ impl CredentialStore for Memory {
         self.read(|data| Ok(data.credentials.keys().cloned().collect()))
     }
 
-    async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
+    async fn get_credentials(&self, ids: &[Key]) -> Result<Found<Credential>> {
         self.read(|data| Ok(Found::collect(ids, |id| find(&data.credentials, Kind::Credential, id).cloned())))
     }
 
@@ -45,5 +47,12 @@ impl CredentialStore for Memory {
             }
             Ok(report)
         })
+    }
+
+    fn stream_credentials(
+        &self,
+        options: ListOptions,
+    ) -> impl Stream<Item = Result<(Key, Credential)>> + Send {
+        self.stream(options, |data| &data.credentials)
     }
 }

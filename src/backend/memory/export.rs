@@ -1,36 +1,39 @@
 //! Export of a snapshot as a stream, and import.
 
-use std::{collections::BTreeMap, iter, ops::Bound, sync::Arc};
+use std::{collections::BTreeMap, iter, sync::Arc};
 
 use futures_core::Stream;
 
 use super::{Data, Memory};
-use crate::{BatchReport, Exportable, Key, Record, Result, backend::snapshot::stream_of};
+use crate::{
+    BatchReport, Exportable, Key, Record, Result,
+    backend::snapshot::stream_of,
+    model::{KeyRange, ListOptions},
+};
 
 /// All records of this data, in order and without copying all of it.
 fn records(data: Arc<Data>) -> impl Iterator<Item = Result<Record>> + Send {
-    let credentials = entries(data.clone(), |data| &data.credentials)
+    let all = || KeyRange::of_prefix("");
+    let credentials = entries(data.clone(), all(), |data| &data.credentials)
         .map(|(id, credential)| Record::Credential { id, credential });
     let configs =
-        entries(data.clone(), |data| &data.configs).map(|(key, value)| Record::Config { key, value });
-    let counters = entries(data, |data| &data.usage).flat_map(|(key, record)| {
+        entries(data.clone(), all(), |data| &data.configs).map(|(key, value)| Record::Config { key, value });
+    let counters = entries(data, all(), |data| &data.usage).flat_map(|(key, record)| {
         record.into_iter().map(move |(field, count)| Record::Usage { key: key.clone(), field, count })
     });
     credentials.chain(configs).chain(counters).map(Ok)
 }
 
-/// The entries of one map, each looked up by the key before it.
+/// The entries of one map in a range, each looked up by the key before it.
 fn entries<V: Clone>(
     data: Arc<Data>,
-    map: impl Fn(&Data) -> &BTreeMap<Key, V>,
+    mut range: KeyRange,
+    map: fn(&Data) -> &BTreeMap<Key, V>,
 ) -> impl Iterator<Item = (Key, V)> {
-    let mut last: Option<Key> = None;
     iter::from_fn(move || {
-        let behind = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let (key, value) = map(&data).range::<Key, _>((behind, Bound::Unbounded)).next()?;
-        let entry = (key.clone(), value.clone());
-        last = Some(key.clone());
-        Some(entry)
+        let (key, value) = map(&data).range::<str, _>(range.bounds()).next()?;
+        range.begin_after(key);
+        Some((key.clone(), value.clone()))
     })
 }
 
@@ -45,6 +48,22 @@ impl Data {
             }
             Record::Usage { key, field, count } => self.usage.entry(key).or_default().set(field, count),
         }
+    }
+}
+
+impl Memory {
+    /// The entries of one map that the options name, as they are now.
+    pub(super) fn stream<V: Clone + Send>(
+        &self,
+        options: ListOptions,
+        map: fn(&Data) -> &BTreeMap<Key, V>,
+    ) -> impl Stream<Item = Result<(Key, V)>> + Send {
+        let data = self.lock(|store| Ok(store.data.clone()));
+        stream_of(data.map(|data| {
+            let range = KeyRange::of(&options).into_iter();
+            let named = range.flat_map(move |range| entries(data.clone(), range, map));
+            named.take(options.limit.unwrap_or(usize::MAX)).map(Ok)
+        }))
     }
 }
 

@@ -46,10 +46,10 @@ impl CredentialStore for MongoDb {
         call.read(list).await?
     }
 
-    async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
+    async fn get_credentials(&self, ids: &[Key]) -> Result<Found<Credential>> {
         let (call, distinct) = (self.call()?, keyed::distinct(ids));
         let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| get_chunk(&call, chunk));
-        keyed::found(ids, chunks.await)
+        keyed::found(Kind::Credential, ids, chunks.await)
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
@@ -75,7 +75,7 @@ impl CredentialStore for MongoDb {
     }
 }
 
-async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> keyed::FoundChunk {
+async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> keyed::FoundChunk<Credential> {
     let find = |permit: Permit| async move {
         let find = permit.credentials.find(any_of(chunk.iter().copied()));
         let read = |document: &RawDocument| {

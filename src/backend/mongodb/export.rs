@@ -16,8 +16,8 @@ use crate::{
     backend::remote::{
         batch,
         keyed::{EXPORTED, Records},
-        pages::pages,
     },
+    capability::pages,
     error::Kind,
 };
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Backend, ConfigValue, Credential, Error, ErrorKind, Key, Record, Result,
-    backend::remote::pages::pages,
+    capability::pages,
     codec::{Location, invalid, whole},
     layer::within,
     model::Piece,

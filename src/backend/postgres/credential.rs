@@ -50,7 +50,7 @@ fn names<'k>(ids: &[&'k Key]) -> Parameter<'k> {
     Parameter::Texts(ids.iter().map(|id| id.as_str()).collect())
 }
 
-async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> keyed::FoundChunk {
+async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> keyed::FoundChunk<Credential> {
     let reply = call.run(Effect::Read, Sql::GetCredentials, &[names(chunk)]).await?;
     let read = |row| {
         let id = key(row, 0)?;
@@ -91,10 +91,10 @@ impl CredentialStore for Postgres {
         reply.rows.iter().map(|row| key(row, 0)).collect()
     }
 
-    async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
+    async fn get_credentials(&self, ids: &[Key]) -> Result<Found<Credential>> {
         let (call, distinct) = (self.call()?, keyed::distinct(ids));
         let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| get_chunk(&call, chunk));
-        keyed::found(ids, chunks.await)
+        keyed::found(Kind::Credential, ids, chunks.await)
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {

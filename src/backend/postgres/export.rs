@@ -15,8 +15,8 @@ use crate::{
     backend::remote::{
         Effect, batch,
         keyed::{EXPORTED, Records},
-        pages::pages,
     },
+    capability::pages,
     codec::{encode_config, encode_credential},
     error::Kind,
 };

@@ -11,8 +11,7 @@ use super::{
     statement::{Json, Parameter, Sql, column},
 };
 use crate::{
-    Backend, Credential, Error, ErrorKind, Key, Record, Result,
-    backend::remote::{Effect, pages::pages},
+    Backend, Credential, Error, ErrorKind, Key, Record, Result, backend::remote::Effect, capability::pages,
     model::Piece,
 };
 

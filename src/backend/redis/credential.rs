@@ -129,13 +129,13 @@ impl CredentialStore for Redis {
         self.scan(&self.call()?, Space::Credential).await
     }
 
-    async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
+    async fn get_credentials(&self, ids: &[Key]) -> Result<Found<Credential>> {
         let call = self.call()?;
         let unique: Vec<Key> = ids.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect();
         let results = in_chunks(&unique, |_| 0, |chunk| self.get_chunk(&call, chunk)).await;
         let (mut failures, mut found) = (BTreeMap::new(), Found::default());
         // Sorted, so that the map is built at once.
-        found.credentials = unique
+        found.values = unique
             .iter()
             .zip(results)
             .filter_map(|(id, result)| {

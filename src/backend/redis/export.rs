@@ -6,7 +6,8 @@ use redis::{Cmd, Value, cmd};
 use super::{Redis, config, layout::Space, reply, wide};
 use crate::{
     BatchReport, Error, ErrorKind, Exportable, Key, Record, Result,
-    backend::remote::{Effect, batch, pages::pages},
+    backend::remote::{Effect, batch},
+    capability::pages,
     codec::{decode_key, encode_config, encode_credential},
 };
 

@@ -9,7 +9,7 @@ use super::{
     export::{NO_KEY, PAGE, Part, Unread, of_field},
     layout::Space,
 };
-use crate::{ErrorKind, Key, Record, Result, backend::remote::pages::pages, codec::decode_key, model::Piece};
+use crate::{ErrorKind, Key, Record, Result, capability::pages, codec::decode_key, model::Piece};
 
 /// Keys of one kind whose records are read together.
 type Page = (Part, Vec<Key>);

@@ -5,9 +5,8 @@ use std::future;
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, future::OptionFuture};
 
-use super::pages;
 use crate::{
-    Result,
+    Result, capability,
     plan::{AuditEntry, AuditFilter},
 };
 
@@ -25,5 +24,7 @@ pub(crate) fn pages<C: Send, F: Future<Output = Result<Page<C>>> + Send>(
         let page = OptionFuture::from(position.map(&page));
         async move { page.await.transpose() }
     };
-    pages::pages(Some(first), page).try_filter(move |entry| future::ready(filter.wants(entry))).take(limit)
+    capability::pages(Some(first), page)
+        .try_filter(move |entry| future::ready(filter.wants(entry)))
+        .take(limit)
 }

@@ -9,22 +9,24 @@ pub(crate) fn distinct(keys: &[Key]) -> Vec<&Key> {
     keys.iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The credentials of a chunk that exist, each with the result of decoding it.
-pub(crate) type FoundChunk = Result<Vec<(Key, Result<Credential>)>>;
+/// The values of a chunk that exist, each with the result of decoding it.
+pub(crate) type FoundChunk<V> = Result<Vec<(Key, Result<V>)>>;
 
-/// The result of reading a batch in which an id may occur several times, from the result of each chunk.
-pub(crate) fn found(ids: &[Key], chunks: Vec<(&[&Key], FoundChunk)>) -> Result<Found> {
+/// The result of reading a batch in which a key may occur several times, from the result of each chunk.
+pub(crate) fn found<V: Clone>(
+    kind: Kind,
+    keys: &[Key],
+    chunks: Vec<(&[&Key], FoundChunk<V>)>,
+) -> Result<Found<V>> {
     let mut results = BTreeMap::new();
     for (chunk, result) in chunks {
         match result {
             Ok(found) => results.extend(found),
-            Err(error) => results.extend(chunk.iter().map(|id| ((*id).clone(), Err(error.clone())))),
+            Err(error) => results.extend(chunk.iter().map(|key| ((*key).clone(), Err(error.clone())))),
         }
     }
-    Found::collect(ids, |id| {
-        results.get(id).cloned().unwrap_or_else(|| Err(Error::not_found(Kind::Credential, id)))
-    })
-    .settle()
+    Found::collect(keys, |key| results.get(key).cloned().unwrap_or_else(|| Err(Error::not_found(kind, key))))
+        .settle()
 }
 
 /// The errors of the ids that a request did not delete, given those that it deleted.

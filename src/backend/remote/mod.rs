@@ -7,7 +7,6 @@ pub(crate) mod current;
 pub(crate) mod gate;
 #[cfg(any(feature = "mongodb", feature = "postgres"))]
 pub(crate) mod keyed;
-pub(crate) mod pages;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) mod pool;
 pub(crate) mod queue;

@@ -18,7 +18,9 @@ use futures_util::{Stream, StreamExt};
 use gateway_storage::{
     Backend, BatchReport, CacheEntry, CacheStore, ConfigStore, ConfigValue, Credential, CredentialStore,
     Error, ErrorKind, Exportable, Found, Increment, Key, Memory, Open, OptionalExt, Record, RecordKind,
-    Result, StorageStats, UsageRecord, UsageStore, lease::Lease,
+    Result, StorageStats, UsageRecord, UsageStore,
+    lease::Lease,
+    usage::{Totals, Within},
 };
 use serde_json::{Map, Value, json};
 
@@ -450,7 +452,7 @@ impl CredentialStore for Broken {
         Ok(ids)
     }
 
-    async fn get_credentials(&self, ids: &[Key]) -> Result<Found> {
+    async fn get_credentials(&self, ids: &[Key]) -> Result<Found<Credential>> {
         let ids: Vec<Key> = ids.iter().map(|id| self.key(id)).collect();
         let mut found = self.memory.get_credentials(&ids).await?;
         if self.has(FailureIndexInChunk) {
@@ -556,8 +558,12 @@ impl UsageStore for Broken {
         }
     }
 
-    async fn increment_many(&self, increments: &[Increment]) -> Result<BatchReport> {
-        let mut report = BatchReport::default();
+    async fn increment_within(&self, key: &Key, field: &Key, delta: i64, limit: i64) -> Result<Within> {
+        self.memory.increment_within(&self.key(key), field, delta, limit).await
+    }
+
+    async fn increment_many(&self, increments: &[Increment]) -> Result<Totals> {
+        let mut results: BTreeMap<usize, Result<i64>> = BTreeMap::new();
         let mut order: Vec<usize> = (0..increments.len()).collect();
         if self.has(ManyReordered) {
             order.sort_by_key(|&at| increments[at].delta);
@@ -566,13 +572,16 @@ impl UsageStore for Broken {
             let Increment { key, field, delta, .. } = &increments[index];
             let result = self.increment_usage(key, field, *delta).await;
             let failed = result.is_err();
-            report.record(index, key, result);
+            results.insert(index, result);
             if failed && self.has(OverflowStopsMany) {
                 break;
             }
         }
-        report.failures.sort_by_key(|failure| failure.index);
-        Ok(report)
+        let mut totals = Totals::default();
+        for (index, result) in results {
+            totals.record(&increments[index].key, result);
+        }
+        Ok(totals)
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
@@ -629,6 +638,10 @@ impl CacheStore for Broken {
             _ => value,
         };
         self.memory.set_cache(key, value, ttl).await
+    }
+
+    async fn set_cache_if_absent(&self, key: &Key, value: &[u8], ttl: Duration) -> Result<bool> {
+        self.memory.set_cache_if_absent(key, value, ttl).await
     }
 
     async fn delete_cache(&self, key: &Key) -> Result<()> {

@@ -30,7 +30,7 @@ async fn reads_data_of_the_go_program() -> Result {
     let broken = storage.get_credential("broken").await.unwrap_err();
     assert_eq!((broken.kind(), broken.key()), (ErrorKind::Corrupt, Some(&key("broken"))));
     let found = storage.get_credentials(&[key("alice"), key("broken"), key("none")]).await?;
-    assert_eq!(found.credentials, BTreeMap::from([(key("alice"), expected)]));
+    assert_eq!(found.values, BTreeMap::from([(key("alice"), expected)]));
     let kinds: Vec<_> = found.failures.iter().map(|failure| failure.error.kind()).collect();
     assert_eq!(kinds, [ErrorKind::Corrupt, ErrorKind::NotFound]);
     raw.ask(&[b"HSET", name("cred:hash").as_bytes(), b"a", b"b"]);

@@ -80,9 +80,7 @@ async fn a_cluster_is_resharded_under_load() -> Result {
                 let set = storage.set_credentials(&items).await.unwrap();
                 assert!(set.is_complete(), "{:?}", set.failures.first());
                 let found = storage.get_credentials(&ids).await.unwrap();
-                assert!(
-                    found.credentials.len() == 500 && found.credentials.values().all(|one| *one == value)
-                );
+                assert!(found.values.len() == 500 && found.values.values().all(|one| *one == value));
                 rounds += 1;
             }
             rounds

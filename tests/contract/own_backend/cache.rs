@@ -47,6 +47,17 @@ impl CacheStore for Own {
         Ok(())
     }
 
+    async fn set_cache_if_absent(&self, key: &Key, value: &[u8], ttl: Duration) -> Result<bool> {
+        let (now, ttl) = (Instant::now(), checked(value, ttl)?);
+        let mut store = self.lock()?;
+        let current = store.cache.current(now);
+        let is_absent = !current.contains_key(key);
+        if is_absent {
+            current.insert(key.clone(), (value.to_vec(), now + ttl));
+        }
+        Ok(is_absent)
+    }
+
     async fn delete_cache(&self, key: &Key) -> Result<()> {
         let mut store = self.lock()?;
         store.cache.current(Instant::now()).remove(key).map(drop).ok_or_else(|| missing(key))

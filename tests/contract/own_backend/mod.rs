@@ -166,10 +166,10 @@ async fn a_layer_sees_one_call_of_a_default_body() {
     let items = ["a", "b"].map(|id| (key(id), Credential::try_from(json!({ "id": id })).unwrap()));
     let ids = items.clone().map(|(id, _)| id);
     assert_eq!(storage.set_credentials(&items).await.unwrap().succeeded, 2);
-    assert_eq!(storage.get_credentials(&ids).await.unwrap().credentials, items.into_iter().collect());
+    assert_eq!(storage.get_credentials(&ids).await.unwrap().values, items.into_iter().collect());
     assert_eq!(storage.delete_credentials(&ids).await.unwrap().succeeded, 2);
     let steps = ids.map(|id| Increment::new(&id, &key("n"), 1));
-    assert_eq!(storage.increment_many(&steps).await.unwrap().succeeded, 2);
+    assert_eq!(storage.increment_many(&steps).await.unwrap().totals, [Some(1); 2]);
     storage.set_cache("a", "x", Duration::from_secs(60)).await.unwrap();
     assert_eq!(storage.get_cache("a").await.unwrap(), b"x");
     let transaction = storage.begin().await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gateway_storage::{Error, ErrorKind, Key, Result, UsageRecord, UsageStore};
+use gateway_storage::{Error, ErrorKind, Key, Result, UsageRecord, UsageStore, usage::Within};
 
 use super::{Own, documents::missing};
 
@@ -15,6 +15,21 @@ impl UsageStore for Own {
         })?;
         store.usage.entry(key.clone()).or_default().set(field.clone(), total);
         Ok(total)
+    }
+
+    async fn increment_within(&self, key: &Key, field: &Key, delta: i64, limit: i64) -> Result<Within> {
+        let mut store = self.lock()?;
+        let before = store.usage.get(key).and_then(|record| record.get(field.as_str())).unwrap_or(0);
+        match before.checked_add(delta) {
+            Some(total) if total <= limit => {
+                store.usage.entry(key.clone()).or_default().set(field.clone(), total);
+                Ok(Within::Counted(total))
+            }
+            None if delta < 0 => {
+                Err(Error::new(ErrorKind::Overflow, "the counter would leave the range of i64").with_key(key))
+            }
+            _ => Ok(Within::Refused(before)),
+        }
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
