@@ -1,6 +1,6 @@
 //! Usage records, one document each, so that a record is read, reset and changed as a whole.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::collections::BTreeMap;
 
 use futures_core::Stream;
 use mongodb::bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, raw::CString};
@@ -120,25 +120,26 @@ pub(super) fn overflow(error: Error) -> Error {
     if error.code() == Some(BAD_VALUE) { Error::overflow().with_code(BAD_VALUE) } else { error }
 }
 
-/// The totals to which `delta` is added within a limit: those of which [`Within::decide`] says Counted.
-fn countable(delta: i64, limit: i64) -> RangeInclusive<i64> {
+/// The lowest and the highest total to which `delta` is added within a limit: those of which
+/// [`Within::decide`] says Counted.
+fn countable(delta: i64, limit: i64) -> (i64, i64) {
     let lowest = i64::MIN - delta.min(0);
     let highest = (i128::from(limit) - i128::from(delta)).min(i64::MAX.into());
-    // There is none under the lowest number.
-    i64::try_from(highest).map_or(1..=0, |highest| lowest..=highest)
+    // No total is under the lowest number, nor over 0 and under 1.
+    i64::try_from(highest).map_or((1, 0), |highest| (lowest, highest))
 }
 
-/// A change of one counter that leaves the document as it is unless the total is in this range. Then the server
-/// writes nothing. What is no whole number is left, too.
-fn add_within(path: &str, delta: i64, range: &RangeInclusive<i64>) -> Document {
+/// A pipeline that changes one counter, if its total is countable. Else it leaves the document as it is, and
+/// the server writes nothing. What is no whole number is left, too.
+fn add_within(path: &str, delta: i64, (lowest, highest): (i64, i64)) -> Vec<Document> {
     let count = format!("${path}");
     let total = doc! { "$ifNull": [&count, 0_i64] };
     let counts = doc! { "$and": [
         { "$in": [{ "$type": &count }, ["missing", "int", "long"]] },
-        { "$gte": [&total, *range.start()] },
-        { "$lte": [&total, *range.end()] },
+        { "$gte": [&total, lowest] },
+        { "$lte": [&total, highest] },
     ] };
-    doc! { "$set": { path: { "$cond": [counts, { "$add": [total, delta] }, count] } } }
+    vec![doc! { "$set": { path: { "$cond": [counts, { "$add": [total, delta] }, count] } } }]
 }
 
 impl UsageStore for MongoDb {
@@ -149,10 +150,10 @@ impl UsageStore for MongoDb {
 
     /// One command. The document as it was tells what the server has decided.
     async fn increment_within(&self, key: &Key, field: &Key, delta: i64, limit: i64) -> Result<Within> {
-        let (path, range) = (path_of(field), countable(delta, limit));
-        let pipeline = vec![add_within(&path, delta, &range)];
+        let (path, countable) = (path_of(field), countable(delta, limit));
+        let pipeline = add_within(&path, delta, countable);
         // A missing counter is 0.
-        let creates = range.contains(&0);
+        let creates = (countable.0..=countable.1).contains(&0);
         let compute = || FindOneAnd::Compute { path: path.clone(), pipeline: pipeline.clone(), creates };
         let before = find_one_and(&self.call()?, |pool| &pool.usage, &by_id(key), compute).await;
         let total = before.and_then(|before| before.map_or(Ok(None), |before| counter(&before, &path)));
@@ -236,7 +237,8 @@ mod tests {
             for limit in edges {
                 let decided = Within::decide(&key, total, delta, limit);
                 let is_counted = decided.is_ok_and(Within::is_counted);
-                assert_eq!(countable(delta, limit).contains(&total), is_counted, "{total} {delta} {limit}");
+                let (lowest, highest) = countable(delta, limit);
+                assert_eq!((lowest..=highest).contains(&total), is_counted, "{total} {delta} {limit}");
             }
         }
     }
