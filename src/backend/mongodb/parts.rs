@@ -1,10 +1,13 @@
 //! Chunks of a batch that are transactions, in smaller parts after a conflict.
 
+use std::collections::VecDeque;
+
 use super::server::Call;
 use crate::{Error, ErrorKind, Outcome, Result, backend::remote::Backoff};
 
 /// Runs a chunk by `together`, in one transaction. After a conflict, or an error that `splits` it, the chunk is
-/// halved. A part of a single item is run by `one`, without a transaction.
+/// halved. A part of a single item is run by `one`, without a transaction. It may wait for another transaction,
+/// so larger parts go first.
 pub(super) async fn run<'c, T, R, A, B>(
     call: &Call<'_>,
     chunk: &'c [T],
@@ -16,9 +19,9 @@ where
     A: Future<Output = Result<R>>,
     B: Future<Output = Result<R>>,
 {
-    let (mut results, mut parts) = (Vec::new(), vec![chunk]);
+    let (mut results, mut parts) = (Vec::new(), VecDeque::from([chunk]));
     let mut backoff = Backoff::until(call.deadline);
-    while let Some(part) = parts.pop() {
+    while let Some(part) = parts.pop_front() {
         if let [item] = part {
             results.push((part, one(item).await));
             continue;
@@ -32,7 +35,7 @@ where
         };
         if is_halved {
             let (left, right) = part.split_at(part.len() / 2);
-            parts.extend([right, left]);
+            parts.extend([left, right]);
         } else {
             results.push((part, result));
         }
