@@ -231,8 +231,8 @@ impl Call<'_> {
         self.write(self.permit().await?, request).await
     }
 
-    /// Deletes the documents whose keys are in a range, and returns their number. The server deletes one after
-    /// another, so some may be deleted after an error.
+    /// Deletes the documents whose keys are in a range, and returns their number. The server deletes one
+    /// after another, so some may be deleted after an error.
     pub(super) async fn delete_range(&self, collection: CollectionOf, range: &KeyRange) -> Result<u64> {
         let delete = |permit: &Permit| {
             let (mut statement, mut statements) = (RawDocumentBuf::new(), RawArrayBuf::new());

@@ -1,13 +1,13 @@
 //! Chunks of a batch that are transactions, in smaller parts after a conflict.
 
-use std::collections::VecDeque;
+use futures_util::{StreamExt, stream};
 
-use super::server::Call;
+use super::{CONCURRENT_CHUNKS, server::Call};
 use crate::{Error, ErrorKind, Outcome, Result, backend::remote::Backoff};
 
-/// Runs a chunk by `together`, in one transaction. After a conflict, or an error that `splits` it, the chunk is
-/// halved. A part of a single item is run by `one`, without a transaction. It may wait for another transaction,
-/// so larger parts go first.
+/// Runs a chunk by `together`, in one transaction. After a conflict, or an error that `splits` it, the chunk
+/// is halved. Single items are run by `one`, without a transaction: last and concurrently, because each may
+/// wait for the transaction of another caller.
 pub(super) async fn run<'c, T, R, A, B>(
     call: &Call<'_>,
     chunk: &'c [T],
@@ -19,11 +19,11 @@ where
     A: Future<Output = Result<R>>,
     B: Future<Output = Result<R>>,
 {
-    let (mut results, mut parts) = (Vec::new(), VecDeque::from([chunk]));
+    let (mut results, mut parts, mut singles) = (Vec::new(), vec![chunk], Vec::new());
     let mut backoff = Backoff::until(call.deadline);
-    while let Some(part) = parts.pop_front() {
+    while let Some(part) = parts.pop() {
         if let [item] = part {
-            results.push((part, one(item).await));
+            singles.push((part, one(item)));
             continue;
         }
         let result = together(part).await;
@@ -35,10 +35,12 @@ where
         };
         if is_halved {
             let (left, right) = part.split_at(part.len() / 2);
-            parts.extend([left, right]);
+            parts.extend([right, left]);
         } else {
             results.push((part, result));
         }
     }
+    let singles = stream::iter(singles).map(|(part, item)| async move { (part, item.await) });
+    results.extend(singles.buffer_unordered(CONCURRENT_CHUNKS).collect::<Vec<_>>().await);
     results
 }

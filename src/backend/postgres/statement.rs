@@ -132,8 +132,8 @@ statements! {
         (SELECT key, dense_rank() OVER (ORDER BY key) AS place FROM first) AS ranked WHERE place <= $4) \
         SELECT key, field, count FROM {s}.usage \
         WHERE (key, field) > ($1, $2) AND key <= (SELECT key FROM last) ORDER BY key, field";
-    // Deletes the next records, ten thousand counters or more. Returns their number, and the last key if there
-    // may be more records.
+    // Deletes the next records, ten thousand counters or more. Returns their number, and the last key if
+    // there may be more records.
     ResetRecords = "WITH first AS MATERIALIZED (SELECT key FROM {s}.usage \
         WHERE (key, field) > ($1, $2) AND key < $3 ORDER BY key, field LIMIT 10000), \
         last AS MATERIALIZED (SELECT max(key) AS key FROM first), locked AS MATERIALIZED \

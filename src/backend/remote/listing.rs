@@ -1,5 +1,5 @@
-//! Streams of records sorted by key: each page is a call of its own, and begins behind the last key of the page
-//! before it.
+//! Streams of records sorted by key: each page is a call of its own, and begins behind the last key of the
+//! page before it.
 
 use futures_core::Stream;
 

@@ -28,8 +28,8 @@ async fn batches_and_streams_directly_and_through_a_pooler() -> Result {
     Ok(())
 }
 
-/// What another transaction does to the counter while the call waits for it, and the result of the call, which
-/// adds 5 within 10. The second statement is the end of the transaction.
+/// What another transaction does to the counter while the call waits for it, how that transaction ends, and
+/// the result of the call, which adds 5 within 10.
 const CHANGES: [(Option<i64>, &str, &str, Within); 8] = [
     (Some(1), "UPDATE {u} SET count = 6", "COMMIT", Within::Refused(6)),
     (Some(1), "UPDATE {u} SET count = 5", "COMMIT", Within::Counted(10)),
