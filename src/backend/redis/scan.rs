@@ -21,9 +21,9 @@ impl Redis {
         self.scan_first(call, space, "", &mut all, usize::MAX).await
     }
 
-    /// The first keys in `rest`, a range of keys with this prefix, sorted: at most this number. `rest` becomes
-    /// the range after them, or none if it has no more keys. SCAN has no order, so the next keys need another
-    /// scan of the whole database.
+    /// The first keys in `rest`, a range of keys with this prefix, sorted: at most this number. Then
+    /// `rest` is the range after them, or none if it has no more keys. SCAN has no order, so the next keys
+    /// need another scan of the whole database.
     pub(super) async fn scan_first(
         &self,
         call: &Call<'_>,
