@@ -48,7 +48,7 @@ impl fmt::Debug for ListOptions {
 }
 
 /// A text that sorts after every key: longer than a key, of the last character.
-const BEHIND_ALL: &str = {
+pub(crate) const BEHIND_ALL: &str = {
     const LAST: [u8; 256] = {
         let (mut bytes, mut at) = ([0; 256], 0);
         while at < bytes.len() {

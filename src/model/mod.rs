@@ -30,6 +30,8 @@ pub use hash::{PayloadHash, RecordDigest};
 pub use key::{IntoKey, Key};
 pub use lease::{Claim, Holder, Lease, LeaseState, MAX_HOLDER_BYTES, MAX_LEASE_TTL};
 pub(crate) use lease::{check_rest, check_ttl, lost};
+#[cfg(feature = "postgres")]
+pub(crate) use list::BEHIND_ALL;
 pub(crate) use list::KeyRange;
 pub use list::ListOptions;
 pub(crate) use named::named;

@@ -1,5 +1,7 @@
 //! What each backend promises beyond the contract.
 
+#[cfg(all(feature = "conformance", any(feature = "mongodb", feature = "postgres")))]
+mod counters;
 #[cfg(feature = "file")]
 mod file;
 #[cfg(feature = "file")]

@@ -4,21 +4,25 @@ use std::collections::BTreeMap;
 
 use mongodb::{
     Collection,
-    bson::{Document, RawArrayBuf, RawDocumentBuf, doc, raw::cstr, serialize_to_raw_document_buf},
+    bson::{
+        Bson, Document, RawArrayBuf, RawDocumentBuf, doc, raw::cstr, rawdoc, serialize_to_raw_document_buf,
+    },
     error::Result as DriverResult,
     options::ReturnDocument,
 };
 
 use super::{
+    CONCURRENT_CHUNKS,
     document::ID,
     error,
     pool::{Permit, Pool},
     server::Call,
 };
 use crate::{
-    Error, Key, Result,
+    Error, Key, Outcome, Result,
     backend::remote::{Effect, batch},
     error::Kind,
+    model::KeyRange,
 };
 
 /// How many times an upsert is sent when a concurrent one creates the same document first.
@@ -53,8 +57,14 @@ pub(super) enum FindOneAnd {
     Create(Document),
     /// Sets fields of the document if there is one. Returns all of it, as it was before.
     Set(Document),
-    /// Adds to the counter at a path, and returns it. Creates the document if needed.
-    Increment(String, i64),
+    /// Adds to the counters at these paths, and returns them. Creates the document if needed.
+    Increment(Vec<(String, i64)>),
+    /// Changes a counter by a pipeline, and returns it as it was before. May create the document.
+    Compute {
+        path: String,
+        pipeline: Vec<Document>,
+        creates: bool,
+    },
     Delete,
 }
 
@@ -89,11 +99,18 @@ pub(super) async fn find_one_and(
                         let set = collection.find_one_and_update(query, doc! { "$set": fields });
                         set.max_time(max_time).await
                     }
-                    FindOneAnd::Increment(path, delta) => {
-                        let increment = doc! { "$inc": { path: *delta } };
-                        let increment = collection.find_one_and_update(query, increment).upsert(true);
-                        let increment = increment.return_document(ReturnDocument::After);
-                        increment.projection(doc! { path: 1 }).max_time(max_time).await
+                    FindOneAnd::Increment(counters) => {
+                        let deltas: Document =
+                            counters.iter().map(|(path, delta)| (path.clone(), (*delta).into())).collect();
+                        let increment = collection.find_one_and_update(query, doc! { "$inc": deltas });
+                        let increment = increment.upsert(true).return_document(ReturnDocument::After);
+                        let paths = of_paths(counters.iter().map(|(path, _)| path.clone()));
+                        increment.projection(paths).max_time(max_time).await
+                    }
+                    FindOneAnd::Compute { path, pipeline, creates } => {
+                        let compute = collection.find_one_and_update(query, pipeline.clone());
+                        let compute = compute.upsert(*creates).projection(doc! { path: 1 });
+                        compute.max_time(max_time).await
                     }
                     FindOneAnd::Delete => {
                         collection.find_one_and_delete(query).projection(id).max_time(max_time).await
@@ -104,6 +121,11 @@ pub(super) async fn find_one_and(
         }
     };
     call.write(call.permit().await?, request).await
+}
+
+/// `{ path: 1, .. }`
+pub(super) fn of_paths(paths: impl Iterator<Item = String>) -> Document {
+    paths.map(|path| (path, 1.into())).collect()
 }
 
 /// Deletes one document.
@@ -142,22 +164,101 @@ pub(super) fn any_of<'k>(keys: impl Iterator<Item = &'k Key>) -> Document {
     doc! { "_id": { "$in": keys } }
 }
 
+/// `{ _id: { $gte: first, $lt: end } }`, or with `$gt`.
+pub(super) fn in_range(range: &KeyRange) -> RawDocumentBuf {
+    let first = if range.has_first() { cstr!("$gte") } else { cstr!("$gt") };
+    let (mut keys, mut query) = (RawDocumentBuf::new(), RawDocumentBuf::new());
+    keys.append(first, range.first());
+    keys.append(cstr!("$lt"), range.end());
+    query.append(ID, keys);
+    query
+}
+
 /// Runs keyed statements chunk by chunk, and returns the errors of those that failed.
 pub(super) async fn upsert_all<K: Copy + Ord + Send + Sync>(
     call: &Call<'_>,
     collection: CollectionOf,
     statements: &[(K, RawDocumentBuf)],
-    concurrency: usize,
 ) -> BTreeMap<K, Error> {
     let bytes = |(_, statement): &(K, RawDocumentBuf)| statement.as_bytes().len();
-    let chunks = batch::run(statements, bytes, concurrency, |chunk| call.upsert_chunk(collection, chunk));
+    let upsert = |chunk| call.upsert_chunk(collection, chunk);
+    let chunks = batch::run(statements, bytes, CONCURRENT_CHUNKS, upsert);
     chunks.await.into_iter().flat_map(|(_, failed)| failed).collect()
+}
+
+/// Stores values under their keys. Returns the error of each that failed.
+pub(super) async fn set_documents<'k, V>(
+    call: &Call<'_>,
+    collection: CollectionOf,
+    values: BTreeMap<&'k Key, &V>,
+    body: fn(&V) -> RawDocumentBuf,
+) -> BTreeMap<&'k Key, Error> {
+    let statements: Vec<_> = values.into_iter().map(|(key, value)| (key, upsert(key, body(value)))).collect();
+    upsert_all(call, collection, &statements).await
+}
+
+/// An `update` command. The driver adds no write concern to raw commands.
+pub(super) fn update<'s>(
+    collection: &Collection<RawDocumentBuf>,
+    statements: impl Iterator<Item = &'s RawDocumentBuf>,
+    is_ordered: bool,
+) -> RawDocumentBuf {
+    let mut updates = RawArrayBuf::new();
+    statements.for_each(|statement| updates.push(statement));
+    let mut command = RawDocumentBuf::new();
+    command.append(cstr!("update"), collection.name());
+    command.append(cstr!("updates"), updates);
+    command.append(cstr!("ordered"), is_ordered);
+    command
 }
 
 /// The index and code of each refused statement, and the error that all others share, if any.
 type Refusals = (Vec<(usize, i32)>, Option<Error>);
 
 impl Call<'_> {
+    /// Runs a raw command, with the server's time limit and the write concern.
+    async fn run_write(&self, command: impl Fn(&Permit) -> RawDocumentBuf) -> Result<Document> {
+        let request = |permit: Permit| {
+            let mut command = command(&permit);
+            let max_time = i64::try_from(self.server_time().as_millis()).unwrap_or(i64::MAX);
+            command.append(cstr!("maxTimeMS"), max_time);
+            async move {
+                let concern = serialize_to_raw_document_buf(&permit.write_concern)?;
+                command.append(cstr!("writeConcern"), concern);
+                permit.database.run_raw_command(command).await
+            }
+        };
+        self.write(self.permit().await?, request).await
+    }
+
+    /// Deletes the documents whose keys are in a range, and returns their number. The server deletes one after
+    /// another, so some may be deleted after an error.
+    pub(super) async fn delete_range(&self, collection: CollectionOf, range: &KeyRange) -> Result<u64> {
+        let delete = |permit: &Permit| {
+            let (mut statement, mut statements) = (RawDocumentBuf::new(), RawArrayBuf::new());
+            statement.append(cstr!("q"), in_range(range));
+            statement.append(cstr!("limit"), 0);
+            statement.append(cstr!("collation"), rawdoc! { "locale": "simple" });
+            statements.push(statement);
+            let mut command = RawDocumentBuf::new();
+            command.append(cstr!("delete"), collection(permit).name());
+            command.append(cstr!("deletes"), statements);
+            command
+        };
+        let reply = self.run_write(delete).await?;
+        let deleted = match reply.get("n") {
+            Some(Bson::Int32(deleted)) => u64::try_from(*deleted).ok(),
+            Some(Bson::Int64(deleted)) => u64::try_from(*deleted).ok(),
+            _ => None,
+        };
+        let deleted = deleted.ok_or_else(|| error::unexpected_reply(Effect::Write))?;
+        match error::of_write_error(&reply) {
+            Some(error) if deleted > 0 => Err(error.with_outcome(Outcome::Unknown)),
+            Some(error) => Err(error),
+            None => error::of_write_concern(&reply).map_or(Ok(deleted), Err),
+        }
+    }
+
     /// Sends one command. Statements whose document a concurrent upsert created first are sent again.
     async fn upsert_chunk<K: Copy + Ord + Send + Sync>(
         &self,
@@ -197,23 +298,8 @@ impl Call<'_> {
         statements: impl ExactSizeIterator<Item = &RawDocumentBuf> + Clone,
     ) -> Result<Refusals> {
         let count = statements.len();
-        let update = |permit: Permit| {
-            let mut updates = RawArrayBuf::new();
-            statements.clone().for_each(|statement| updates.push(statement));
-            let mut command = RawDocumentBuf::new();
-            command.append(cstr!("update"), collection(&permit).name());
-            command.append(cstr!("updates"), updates);
-            command.append(cstr!("ordered"), false);
-            let max_time = i64::try_from(self.server_time().as_millis()).unwrap_or(i64::MAX);
-            command.append(cstr!("maxTimeMS"), max_time);
-            async move {
-                // The driver adds no write concern to raw commands.
-                let concern = serialize_to_raw_document_buf(&permit.write_concern)?;
-                command.append(cstr!("writeConcern"), concern);
-                permit.database.run_raw_command(command).await
-            }
-        };
-        let reply = self.write(self.permit().await?, update).await?;
+        let update = |permit: &Permit| update(collection(permit), statements.clone(), false);
+        let reply = self.run_write(update).await?;
         let unexpected = || error::unexpected_reply(Effect::Write);
         let mut refused = Vec::new();
         for failure in reply.get_array("writeErrors").into_iter().flatten() {

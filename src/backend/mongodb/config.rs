@@ -2,16 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use futures_core::Stream;
 use mongodb::bson::{RawDocument, doc};
 
 use super::{
     MongoDb,
-    command::{FindOneAnd, by_id, delete, find_one, find_one_and},
+    command::{FindOneAnd, by_id, delete, find_one, find_one_and, set_documents},
     document,
     pool::Permit,
-    scan::collect,
+    scan::{collect, get_documents},
 };
-use crate::{ConfigStore, ConfigValue, Key, Result, error::Kind};
+use crate::{
+    BatchReport, ConfigStore, ConfigValue, Found, Key, Result,
+    backend::remote::{batch, listing},
+    error::Kind,
+    model::ListOptions,
+};
 
 impl ConfigStore for MongoDb {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
@@ -39,5 +45,20 @@ impl ConfigStore for MongoDb {
             collect(&permit, permit.configs.find(doc! {}).batch_size(1000), read).await
         };
         Ok(call.read(list).await??.into_iter().collect())
+    }
+
+    async fn get_configs(&self, keys: &[Key]) -> Result<Found<ConfigValue>> {
+        get_documents(&self.call()?, (Kind::Config, |pool| &pool.configs), keys, document::config).await
+    }
+
+    async fn set_configs(&self, values: &[(Key, ConfigValue)]) -> Result<BatchReport> {
+        let call = self.call()?;
+        let last: BTreeMap<&Key, &ConfigValue> = values.iter().map(|(key, value)| (key, value)).collect();
+        let failed = set_documents(&call, |pool| &pool.configs, last, document::from_config).await;
+        batch::report(values.iter().map(|(key, _)| key), &failed)
+    }
+
+    fn stream_configs(&self, options: ListOptions) -> impl Stream<Item = Result<(Key, ConfigValue)>> + Send {
+        listing::list(options, |range, most| self.page(|pool| &pool.configs, range, most, document::config))
     }
 }

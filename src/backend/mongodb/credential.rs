@@ -2,21 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mongodb::bson::{RawDocument, doc};
+use futures_core::Stream;
+use mongodb::bson::doc;
 
 use super::{
     CONCURRENT_CHUNKS, MongoDb,
-    command::{FindOneAnd, any_of, by_id, delete, find_one, find_one_and, upsert, upsert_all},
+    command::{CollectionOf, FindOneAnd, any_of, by_id, delete, find_one, find_one_and, set_documents},
     commit::commit,
-    document, error,
+    document, error, parts,
     pool::Permit,
-    scan::collect,
+    scan::{collect, get_documents},
     server::Call,
 };
 use crate::{
-    BatchReport, Credential, CredentialStore, Error, ErrorKind, Found, Key, Result,
-    backend::remote::{Backoff, Effect, batch, keyed},
+    BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
+    backend::remote::{Effect, batch, keyed, listing},
     error::Kind,
+    model::ListOptions,
 };
 
 /// Keys are small, so a reply can hold many.
@@ -47,19 +49,15 @@ impl CredentialStore for MongoDb {
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found<Credential>> {
-        let (call, distinct) = (self.call()?, keyed::distinct(ids));
-        let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| get_chunk(&call, chunk));
-        keyed::found(Kind::Credential, ids, chunks.await)
+        let of = (Kind::Credential, (|pool| &pool.credentials) as CollectionOf);
+        get_documents(&self.call()?, of, ids, document::credential).await
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
         let call = self.call()?;
         let last: BTreeMap<&Key, &Credential> = credentials.iter().map(|(id, fields)| (id, fields)).collect();
-        let statements: Vec<_> = last
-            .into_iter()
-            .map(|(id, credential)| (id, upsert(id, document::from_credential(credential))))
-            .collect();
-        let failed = upsert_all(&call, |pool| &pool.credentials, &statements, CONCURRENT_CHUNKS).await;
+        let body = document::from_credential;
+        let failed = set_documents(&call, |pool| &pool.credentials, last, body).await;
         batch::report(credentials.iter().map(|(id, _)| id), &failed)
     }
 
@@ -73,45 +71,28 @@ impl CredentialStore for MongoDb {
         let failed = chunks.await.into_iter().flat_map(|(_, failed)| failed).collect();
         batch::report(ids.iter(), &failed)
     }
-}
 
-async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> keyed::FoundChunk<Credential> {
-    let find = |permit: Permit| async move {
-        let find = permit.credentials.find(any_of(chunk.iter().copied()));
-        let read = |document: &RawDocument| {
-            let id = document::key(document)?;
-            let credential = document::credential(&id, document);
-            Ok((id, credential))
-        };
-        let most = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-        collect(&permit, find.batch_size(most), read).await
-    };
-    call.read(find).await?
+    fn stream_credentials(
+        &self,
+        options: ListOptions,
+    ) -> impl Stream<Item = Result<(Key, Credential)>> + Send {
+        let page = |range, most| self.page(|pool| &pool.credentials, range, most, document::credential);
+        listing::list(options, page)
+    }
 }
 
 async fn delete_one(call: &Call<'_>, id: &Key) -> Result<()> {
     delete(call, |pool| &pool.credentials, Kind::Credential, id).await
 }
 
-/// Deletes the credentials of a chunk, and returns the failures. After a conflict it is halved.
+/// Deletes the credentials of a chunk, and returns the failures.
 async fn delete_chunk<'k>(call: &Call<'_>, chunk: &[&'k Key]) -> BTreeMap<&'k Key, Error> {
-    let (mut failed, mut parts) = (BTreeMap::new(), vec![chunk]);
-    let mut backoff = Backoff::until(call.deadline);
-    while let Some(part) = parts.pop() {
-        if let [id] = part {
-            failed.extend(delete_one(call, id).await.err().map(|error| (*id, error)));
-            continue;
-        }
-        let deleted = delete_part(call, part).await;
-        let is_conflict = deleted.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict);
-        if is_conflict && backoff.pause().await {
-            let (left, right) = part.split_at(part.len() / 2);
-            parts.extend([right, left]);
-        } else {
-            failed.extend(keyed::not_deleted(part, &deleted));
-        }
-    }
-    failed
+    let one = |id: &&'k Key| {
+        let id = *id;
+        async move { delete_one(call, id).await.map(|()| BTreeSet::from([id.clone()])) }
+    };
+    let parts = parts::run(call, chunk, |_| false, one, |part| delete_part(call, part)).await;
+    parts.iter().flat_map(|(part, deleted)| keyed::not_deleted(part, deleted)).collect()
 }
 
 async fn delete_part(call: &Call<'_>, part: &[&Key]) -> Result<BTreeSet<Key>> {

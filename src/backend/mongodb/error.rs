@@ -218,6 +218,13 @@ pub(super) fn of_code(code: i32) -> Error {
     if matches!(code, 14031 | 79 | 100) { error.with_retryable(false) } else { error }
 }
 
+/// The first of the `writeErrors` of a reply.
+pub(super) fn of_write_error(reply: &Document) -> Option<Error> {
+    let refused = reply.get_array("writeErrors").ok()?.first()?;
+    let code = refused.as_document().and_then(|error| error.get_i32("code").ok()).unwrap_or_default();
+    Some(of_item(code))
+}
+
 /// The `writeConcernError` of a reply: the write is applied, but a failover may roll it back.
 pub(super) fn of_write_concern(reply: &Document) -> Option<Error> {
     let failure = reply.get_document("writeConcernError").ok()?;

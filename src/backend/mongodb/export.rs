@@ -4,9 +4,10 @@ use futures_core::Stream;
 use mongodb::bson::{RawDocument, RawDocumentBuf, doc, raw::cstr};
 
 use super::{
-    CONCURRENT_CHUNKS, MongoDb,
-    command::{upsert, upsert_all},
+    MongoDb,
+    command::{set_documents, upsert, upsert_all},
     document,
+    increments::COUNTERS,
     pool::Permit,
     scan::Pages,
     usage,
@@ -63,9 +64,6 @@ impl Export {
     }
 }
 
-/// How many counters one statement sets: a statement is limited to the size of a document.
-const COUNTERS: usize = 1000;
-
 /// Statements that set counters, sorted and grouped by record.
 fn set_counters<'k>(counters: &[((&'k Key, &'k Key), i64)]) -> Vec<(&'k Key, RawDocumentBuf)> {
     let of_a_record = counters.chunk_by(|((key, _), _), ((next, _), _)| key == next);
@@ -96,14 +94,11 @@ impl Exportable for MongoDb {
     async fn import(&self, records: &[Record]) -> Result<BatchReport> {
         let call = self.call()?;
         let Records { credentials, configs, counters } = Records::of(records);
-        let credential = |(id, of)| (id, upsert(id, document::from_credential(of)));
-        let credentials: Vec<_> = credentials.into_iter().map(credential).collect();
-        let config = |(key, of)| (key, upsert(key, document::from_config(of)));
-        let configs: Vec<_> = configs.into_iter().map(config).collect();
         let counters = set_counters(&counters.into_iter().collect::<Vec<_>>());
-        let credentials = upsert_all(&call, |pool| &pool.credentials, &credentials, CONCURRENT_CHUNKS).await;
-        let configs = upsert_all(&call, |pool| &pool.configs, &configs, CONCURRENT_CHUNKS).await;
-        let counters = upsert_all(&call, |pool| &pool.usage, &counters, CONCURRENT_CHUNKS).await;
+        let (credential, config) = (document::from_credential, document::from_config);
+        let credentials = set_documents(&call, |pool| &pool.credentials, credentials, credential).await;
+        let configs = set_documents(&call, |pool| &pool.configs, configs, config).await;
+        let counters = upsert_all(&call, |pool| &pool.usage, &counters).await;
         let failed = |record: &Record| match record {
             Record::Credential { .. } => credentials.get(record.key()).cloned(),
             Record::Config { .. } => configs.get(record.key()).cloned(),

@@ -18,7 +18,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    ConfigValue, Error, Key, Result,
+    ConfigValue, Error, Key, Outcome, Result,
     backend::remote::{Backoff, Effect, batch, busy, reply_timeout},
     codec::{PlanChange, PlanRecord, corrupt_plan, decode_changes, is_same},
     model::Holder,
@@ -113,9 +113,8 @@ impl PlanSession {
             true => error::of_request(&error, effect),
             false => error::of_statement(&error),
         })?;
-        if let Some(refused) = reply.get_array("writeErrors").ok().and_then(|errors| errors.first()) {
-            let code = refused.as_document().and_then(|error| error.get_i32("code").ok()).unwrap_or_default();
-            return Err(error::of_code(code));
+        if let Some(error) = error::of_write_error(&reply) {
+            return Err(error.with_outcome(Outcome::NotApplied));
         }
         match error::of_write_concern(&reply) {
             Some(error) => Err(error),

@@ -11,10 +11,21 @@ use mongodb::{
 };
 
 use super::{
-    MongoDb,
+    CONCURRENT_CHUNKS, MongoDb,
+    command::{CollectionOf, any_of, in_range},
+    document,
     pool::{Permit, Pool},
+    server::Call,
 };
-use crate::Result;
+use crate::{
+    Found, Key, Result,
+    backend::remote::{
+        batch, keyed,
+        listing::{PAGE, PAGE_BYTES, Page},
+    },
+    error::Kind,
+    model::KeyRange,
+};
 
 /// A session whose queries all read the snapshot that the first one takes.
 async fn snapshot_session(permit: &Permit) -> DriverResult<ClientSession> {
@@ -45,9 +56,76 @@ pub(super) async fn collect<T>(
     Ok(Ok(items))
 }
 
-/// A page ends after this many documents or bytes.
-const PAGE: u32 = 250;
-const PAGE_BYTES: usize = 4 << 20;
+/// Reads the documents that have these keys.
+pub(super) async fn get_documents<V: Clone>(
+    call: &Call<'_>,
+    (kind, collection): (Kind, CollectionOf),
+    keys: &[Key],
+    read: fn(&Key, &RawDocument) -> Result<V>,
+) -> Result<Found<V>> {
+    let distinct = keyed::distinct(keys);
+    let chunks = batch::run(
+        &distinct,
+        |_| 0,
+        CONCURRENT_CHUNKS,
+        |chunk| async move {
+            let find = |permit: Permit| async move {
+                let find = collection(&permit).find(any_of(chunk.iter().copied()));
+                let most = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+                let read = |document: &RawDocument| {
+                    let key = document::key(document)?;
+                    let value = read(&key, document);
+                    Ok((key, value))
+                };
+                collect(&permit, find.batch_size(most), read).await
+            };
+            call.read(find).await?
+        },
+    );
+    keyed::found(kind, keys, chunks.await)
+}
+
+/// Sorts by bytes, whatever the collation of the collection is.
+fn bytewise() -> Collation {
+    Collation::builder().locale("simple").build()
+}
+
+impl MongoDb {
+    /// Reads a page of a list. No cursor is kept after it.
+    pub(super) async fn page<V>(
+        &self,
+        collection: CollectionOf,
+        range: KeyRange,
+        most: usize,
+        read: fn(&Key, &RawDocument) -> Result<V>,
+    ) -> Result<Page<V>> {
+        let (call, query) =
+            (self.call()?, Document::try_from(&*in_range(&range)).map_err(document::damaged)?);
+        let find = |permit: Permit| {
+            let (query, limit) = (query.clone(), u32::try_from(most).unwrap_or(u32::MAX));
+            async move {
+                let find = collection(&permit).find(query).sort(doc! { "_id": 1 }).collation(bytewise());
+                let mut found = find.limit(limit.into()).batch_size(limit).await?;
+                let (mut records, mut bytes) = (Vec::new(), 0);
+                while bytes < PAGE_BYTES && found.advance().await? {
+                    let document = found.current();
+                    bytes += document.as_bytes().len();
+                    let record = document::key(document).and_then(|key| {
+                        let value = read(&key, document)?;
+                        Ok((key, value))
+                    });
+                    match record {
+                        Ok(record) => records.push(record),
+                        Err(error) => return Ok(Err(error)),
+                    }
+                }
+                let is_last = records.len() < most && bytes < PAGE_BYTES;
+                Ok(Ok(Page { records, is_last }))
+            }
+        };
+        call.read(find).await?
+    }
+}
 
 /// Reads collections one after another from one snapshot. Each page is a call with its own deadline.
 pub(super) struct Pages {
@@ -83,9 +161,8 @@ impl Pages {
             Some(cursor) => cursor,
             none => {
                 let collection = collection(&permit);
-                let bytes = Collation::builder().locale("simple").build();
-                let find = collection.find(doc! {}).sort(sort).collation(bytes).allow_disk_use(true);
-                let find = in_snapshot(&permit, find.batch_size(PAGE)).session(&mut *session);
+                let find = collection.find(doc! {}).sort(sort).collation(bytewise()).allow_disk_use(true);
+                let find = in_snapshot(&permit, find.batch_size(PAGE as u32)).session(&mut *session);
                 none.insert(call.ask(find.into_future()).await?)
             }
         };

@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use futures_core::Stream;
+
 use super::{
     Postgres,
+    credential::{get_documents, set_documents},
     statement::{Json, Parameter, Sql, column, key},
 };
 use crate::{
-    ConfigStore, ConfigValue, Error, Key, Result,
-    backend::remote::Effect,
+    BatchReport, ConfigStore, ConfigValue, Error, Found, Key, Result,
+    backend::remote::{Effect, batch},
     codec::{decode_config, encode_config},
     error::Kind,
+    model::ListOptions,
 };
 
 pub(super) fn read(key: &Key, row: &tokio_postgres::Row, at: usize) -> Result<ConfigValue> {
@@ -48,5 +52,20 @@ impl ConfigStore for Postgres {
                 Ok((key, value))
             })
             .collect()
+    }
+
+    async fn get_configs(&self, keys: &[Key]) -> Result<Found<ConfigValue>> {
+        get_documents(&self.call()?, (Kind::Config, Sql::GetConfigs), keys, read).await
+    }
+
+    async fn set_configs(&self, values: &[(Key, ConfigValue)]) -> Result<BatchReport> {
+        let call = self.call()?;
+        let last: BTreeMap<&Key, &ConfigValue> = values.iter().map(|(key, value)| (key, value)).collect();
+        let failed = set_documents(&call, Sql::SetConfigs, last, encode_config).await;
+        batch::report(values.iter().map(|(key, _)| key), &failed)
+    }
+
+    fn stream_configs(&self, options: ListOptions) -> impl Stream<Item = Result<(Key, ConfigValue)>> + Send {
+        self.list(options, Self::page_of_configs)
     }
 }

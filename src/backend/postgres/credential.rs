@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use futures_core::Stream;
+
 use super::{
     CONCURRENT_CHUNKS, Postgres,
     server::Call,
@@ -12,6 +14,7 @@ use crate::{
     backend::remote::{Effect, batch, keyed},
     codec::{decode_credential, encode_credential},
     error::Kind,
+    model::ListOptions,
 };
 
 pub(super) fn read(id: &Key, row: &tokio_postgres::Row, at: usize) -> Result<Credential> {
@@ -46,18 +49,33 @@ pub(super) fn failures<'c, K: Copy + Ord + 'c, V: 'c, R>(
     failed.flat_map(|(chunk, error)| chunk.iter().map(move |(key, _)| (*key, error.clone()))).collect()
 }
 
-fn names<'k>(ids: &[&'k Key]) -> Parameter<'k> {
+pub(super) fn names<'k>(ids: &[&'k Key]) -> Parameter<'k> {
     Parameter::Texts(ids.iter().map(|id| id.as_str()).collect())
 }
 
-async fn get_chunk(call: &Call<'_>, chunk: &[&Key]) -> keyed::FoundChunk<Credential> {
-    let reply = call.run(Effect::Read, Sql::GetCredentials, &[names(chunk)]).await?;
-    let read = |row| {
-        let id = key(row, 0)?;
-        let credential = read(&id, row, 1);
-        Ok((id, credential))
-    };
-    reply.rows.iter().map(read).collect()
+/// Reads documents that a statement finds by their keys.
+pub(super) async fn get_documents<V: Clone>(
+    call: &Call<'_>,
+    (kind, statement): (Kind, Sql),
+    keys: &[Key],
+    read: fn(&Key, &tokio_postgres::Row, usize) -> Result<V>,
+) -> Result<Found<V>> {
+    let distinct = keyed::distinct(keys);
+    let chunks = batch::run(
+        &distinct,
+        |_| 0,
+        CONCURRENT_CHUNKS,
+        |chunk| async move {
+            let reply = call.run(Effect::Read, statement, &[names(chunk)]).await?;
+            let read = |row| {
+                let key = key(row, 0)?;
+                let value = read(&key, row, 1);
+                Ok((key, value))
+            };
+            reply.rows.iter().map(read).collect()
+        },
+    );
+    keyed::found(kind, keys, chunks.await)
 }
 
 /// Deletes the credentials of a chunk, and returns the failures.
@@ -92,9 +110,7 @@ impl CredentialStore for Postgres {
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found<Credential>> {
-        let (call, distinct) = (self.call()?, keyed::distinct(ids));
-        let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| get_chunk(&call, chunk));
-        keyed::found(Kind::Credential, ids, chunks.await)
+        get_documents(&self.call()?, (Kind::Credential, Sql::GetCredentials), ids, read).await
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
@@ -109,5 +125,12 @@ impl CredentialStore for Postgres {
         let chunks = batch::run(&distinct, |_| 0, CONCURRENT_CHUNKS, |chunk| delete_chunk(&call, chunk));
         let failed = chunks.await.into_iter().flat_map(|(_, failed)| failed).collect();
         batch::report(ids.iter(), &failed)
+    }
+
+    fn stream_credentials(
+        &self,
+        options: ListOptions,
+    ) -> impl Stream<Item = Result<(Key, Credential)>> + Send {
+        self.list(options, Self::page_of_credentials)
     }
 }

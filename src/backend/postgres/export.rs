@@ -6,6 +6,7 @@ use futures_core::Stream;
 
 use super::{
     CONCURRENT_CHUNKS, Postgres, config, credential,
+    listing::documents_of,
     server::Call,
     session::Session,
     statement::{Parameter, Sql, column, key as name},
@@ -15,19 +16,17 @@ use crate::{
     backend::remote::{
         Effect, batch,
         keyed::{EXPORTED, Records},
+        listing::PAGE,
     },
     capability::pages,
     codec::{encode_config, encode_credential},
     error::Kind,
+    model::KeyRange,
 };
 
 /// Without the idle timeout, since a consumer may pause between records.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
     SET LOCAL idle_in_transaction_session_timeout = 0";
-
-/// A page of documents ends after this many of them, or with the one that exceeds this many bytes.
-const PAGE: i64 = 250;
-const PAGE_BYTES: i64 = 4 << 20;
 
 struct Export {
     postgres: Postgres,
@@ -37,7 +36,7 @@ struct Export {
     /// The last record of the current kind that was read.
     last: Option<Record>,
     /// How many documents the server considers for the next page: it reads all of them to know their sizes.
-    limit: i64,
+    limit: usize,
 }
 
 impl Export {
@@ -45,7 +44,7 @@ impl Export {
     async fn next(mut self) -> Result<Option<(Vec<Record>, Self)>> {
         let [kind, left @ ..] = self.kinds else { return Ok(None) };
         let page = self.read_page(*kind).await?;
-        self.limit = PAGE.min(2 * page.len() as i64).max(1);
+        self.limit = PAGE.min(2 * page.len()).max(1);
         self.last = page.last().cloned();
         if page.is_empty() {
             self.kinds = left;
@@ -60,17 +59,18 @@ impl Export {
             Some(session) => session,
             none => none.insert(Session::begin(&call, BEGIN).await?),
         };
-        let (limit, bytes) = (Parameter::Number(self.limit), Parameter::Number(PAGE_BYTES));
-        // No key is empty.
-        let (key, field) = match &self.last {
-            Some(Record::Usage { key, field, .. }) => (key.as_str(), field.as_str()),
-            last => (last.as_ref().map_or("", |record| record.key().as_str()), ""),
-        };
-        let (key, field) = (Parameter::Text(key), Parameter::Text(field));
-        let (statement, after) = match kind {
-            Kind::Credential => (Sql::PageCredentials, vec![key, limit, bytes]),
-            Kind::Config => (Sql::PageConfigs, vec![key, limit, bytes]),
-            Kind::Usage | Kind::Cache => (Sql::PageUsage, vec![key, field]),
+        let mut range = KeyRange::of_prefix("");
+        if let Some(last) = &self.last {
+            range.begin_after(last.key());
+        }
+        let (statement, after) = match (kind, &self.last) {
+            (Kind::Credential, _) => (Sql::PageCredentials, documents_of(&range, self.limit).into()),
+            (Kind::Config, _) => (Sql::PageConfigs, documents_of(&range, self.limit).into()),
+            (_, Some(Record::Usage { key, field, .. })) => {
+                (Sql::PageUsage, vec![Parameter::Text(key.as_str()), Parameter::Text(field.as_str())])
+            }
+            // No key is empty.
+            _ => (Sql::PageUsage, vec![Parameter::Text(""), Parameter::Text("")]),
         };
         let reply = session.run(&call, statement, &after).await?;
         reply

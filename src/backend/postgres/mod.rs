@@ -9,6 +9,7 @@ mod error;
 mod export;
 mod lease;
 mod legacy;
+mod listing;
 mod migrate;
 mod options;
 mod plan;

@@ -77,16 +77,18 @@ statements! {
         (SELECT id, {revision} = $2 AS holds FROM {s}.credentials AS stored WHERE id = $1 FOR UPDATE), \
         deleted AS (DELETE FROM {s}.credentials USING found WHERE credentials.id = found.id AND holds RETURNING 1) \
         SELECT EXISTS (SELECT FROM deleted) FROM found";
-    // A page is limited in bytes, too: `before` is the size of the rows before this one.
+    // The keys from $1 without $2 until $3. A page is limited in bytes, too: `before` is the size of the rows
+    // before this one.
     PageCredentials = "SELECT id, value FROM (SELECT id, value, \
         sum(octet_length(value::text)) OVER (ORDER BY id) - octet_length(value::text) AS before \
-        FROM (SELECT id, value FROM {s}.credentials WHERE id > $1 ORDER BY id LIMIT $2) AS page) AS sized \
-        WHERE before < $3 ORDER BY id";
+        FROM (SELECT id, value FROM {s}.credentials WHERE id >= $1 AND id <> $2 AND id < $3 \
+        ORDER BY id LIMIT $4) AS page) AS sized WHERE before < $5 ORDER BY id";
 
     GetConfig = "SELECT value FROM {s}.configs WHERE key = $1";
     SetConfig = "INSERT INTO {s}.configs (key, value) VALUES ($1, $2) \
         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
     DeleteConfig = "DELETE FROM {s}.configs WHERE key = $1";
+    GetConfigs = "SELECT key, value FROM {s}.configs WHERE key = ANY($1)";
     ListConfigs = "SELECT key, value FROM {s}.configs ORDER BY key";
     SetConfigs = "INSERT INTO {s}.configs (key, value) SELECT * FROM unnest($1::text[], $2::json[]) \
         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
@@ -98,18 +100,49 @@ statements! {
         SELECT EXISTS (SELECT FROM deleted) FROM found";
     PageConfigs = "SELECT key, value FROM (SELECT key, value, \
         sum(octet_length(value::text)) OVER (ORDER BY key) - octet_length(value::text) AS before \
-        FROM (SELECT key, value FROM {s}.configs WHERE key > $1 ORDER BY key LIMIT $2) AS page) AS sized \
-        WHERE before < $3 ORDER BY key";
+        FROM (SELECT key, value FROM {s}.configs WHERE key >= $1 AND key <> $2 AND key < $3 \
+        ORDER BY key LIMIT $4) AS page) AS sized WHERE before < $5 ORDER BY key";
 
     Increment = "INSERT INTO {s}.usage AS counter (key, field, count) VALUES ($1, $2, $3) \
         ON CONFLICT (key, field) DO UPDATE SET count = counter.count + excluded.count RETURNING count";
     IncrementMany = "INSERT INTO {s}.usage AS counter (key, field, count) \
         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) \
-        ON CONFLICT (key, field) DO UPDATE SET count = counter.count + excluded.count";
+        ON CONFLICT (key, field) DO UPDATE SET count = counter.count + excluded.count RETURNING key, field, count";
+    // A refused increment writes nothing and waits for no lock: it is refused by the total in the snapshot.
+    // The server compares the newest row, too. If that one is over the limit, `counted` has no row.
+    IncrementWithin = "WITH found AS MATERIALIZED (SELECT count FROM {s}.usage WHERE key = $1 AND field = $2), \
+        made AS (INSERT INTO {s}.usage AS counter (key, field, count) \
+        SELECT $1, $2, $3::bigint WHERE $3::bigint <= $4::bigint AND NOT EXISTS (SELECT FROM found) \
+        ON CONFLICT (key, field) DO UPDATE SET count = counter.count + excluded.count \
+        WHERE counter.count::numeric + $3::bigint <= $4::bigint RETURNING count), \
+        counted AS (UPDATE {s}.usage AS counter SET count = count + $3::bigint \
+        WHERE key = $1 AND field = $2 AND count::numeric + $3::bigint <= $4::bigint RETURNING count) \
+        SELECT (SELECT count FROM made UNION ALL SELECT count FROM counted), (SELECT count FROM found)";
     GetUsage = "SELECT field, count FROM {s}.usage WHERE key = $1";
+    GetCounter = "SELECT count FROM {s}.usage WHERE key = $1 AND field = $2";
+    GetUsages = "SELECT key, field, count FROM {s}.usage WHERE key = ANY($1)";
     ResetUsage = "WITH locked AS MATERIALIZED \
         (SELECT key, field FROM {s}.usage WHERE key = $1 ORDER BY field FOR UPDATE) \
         DELETE FROM {s}.usage USING locked WHERE usage.key = locked.key AND usage.field = locked.field";
+    // The counters behind ($1, $2) of the next $4 records before $3, or of fewer with a thousand counters. No
+    // record is cut: all counters of the last one are returned.
+    PageRecords = "WITH first AS MATERIALIZED (SELECT key FROM {s}.usage \
+        WHERE (key, field) > ($1, $2) AND key < $3 ORDER BY key, field LIMIT 1000), \
+        last AS MATERIALIZED (SELECT max(key) AS key FROM \
+        (SELECT key, dense_rank() OVER (ORDER BY key) AS place FROM first) AS ranked WHERE place <= $4) \
+        SELECT key, field, count FROM {s}.usage \
+        WHERE (key, field) > ($1, $2) AND key <= (SELECT key FROM last) ORDER BY key, field";
+    // Deletes the next records, ten thousand counters or more. Returns their number, and the last key if there
+    // may be more records.
+    ResetRecords = "WITH first AS MATERIALIZED (SELECT key FROM {s}.usage \
+        WHERE (key, field) > ($1, $2) AND key < $3 ORDER BY key, field LIMIT 10000), \
+        last AS MATERIALIZED (SELECT max(key) AS key FROM first), locked AS MATERIALIZED \
+        (SELECT key, field FROM {s}.usage WHERE (key, field) > ($1, $2) AND key <= (SELECT key FROM last) \
+        ORDER BY key, field FOR UPDATE), \
+        deleted AS (DELETE FROM {s}.usage USING locked WHERE (usage.key, usage.field) > ($1, $2) \
+        AND usage.key <= (SELECT key FROM last) AND usage.key = locked.key AND usage.field = locked.field \
+        RETURNING usage.key) \
+        SELECT (SELECT count(DISTINCT key) FROM deleted), (SELECT max(key) FROM first HAVING count(*) = 10000)";
     ListUsage = "SELECT key, field, count FROM {s}.usage ORDER BY key, field";
     SetCounters = "INSERT INTO {s}.usage (key, field, count) \
         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) \

@@ -7,9 +7,13 @@ pub(crate) mod current;
 pub(crate) mod gate;
 #[cfg(any(feature = "mongodb", feature = "postgres"))]
 pub(crate) mod keyed;
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
+pub(crate) mod listing;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) mod pool;
 pub(crate) mod queue;
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
+pub(crate) mod sums;
 #[cfg_attr(not(any(feature = "postgres", feature = "redis")), allow(dead_code))]
 pub(crate) mod trust;
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use gateway_storage::{
-    Credential, ErrorKind, Exportable, Increment, Key, Outcome, Record, revision::Condition,
+    Credential, ErrorKind, Exportable, Increment, Key, Outcome, Record, list::ListOptions,
+    revision::Condition,
 };
 use mongodb::bson::doc;
 use serde_json::json;
@@ -38,7 +39,10 @@ async fn concurrent_upserts_succeed_and_make_one_document() -> Result {
                         1 => {
                             let steps: Vec<_> =
                                 keys.iter().map(|of| Increment::new(of, &key("n"), 1)).collect();
-                            assert_eq!(storage.increment_many(&steps).await.unwrap().complete().unwrap(), 10);
+                            assert_eq!(
+                                storage.increment_many(&steps).await.unwrap().complete().unwrap().len(),
+                                10
+                            );
                         }
                         2 => {
                             for key in &keys {
@@ -80,11 +84,16 @@ async fn one_command_per_operation_and_per_chunk() -> Result {
         (0..2500).map(|n| (key(&format!("{n:04}")), credential.clone())).collect();
     let ids: Vec<Key> = many.iter().map(|(id, _)| id.clone()).collect();
     let steps: Vec<_> = ids.iter().map(|id| Increment::new(id, id, 1)).collect();
+    let of_one_record: Vec<_> = (0..2500).map(|n| Increment::new(&id, &ids[n % 1000], n as i64)).collect();
+    let configs: Vec<_> = ids.iter().map(|id| (id.clone(), one.clone())).collect();
+    let some = ListOptions::default().with_limit(600);
+    let few = ListOptions::default().with_prefix("2499");
     let records: Vec<_> =
         ids.iter().map(|key| Record::Usage { key: key.clone(), field: key.clone(), count: 1 }).collect();
     // The server looks up each new session: let it do so before the counts.
     storage.set_credentials(&many).await?.complete()?;
     storage.delete_credentials(&ids).await?.complete()?;
+    storage.increment_many(&steps[..16]).await?.complete()?;
     // The background work of an idle replica set runs none of these.
     let commands =
         ["find", "update", "delete", "findAndModify", "getMore", "insert", "commitTransaction", "ping"];
@@ -129,7 +138,22 @@ async fn one_command_per_operation_and_per_chunk() -> Result {
         storage.list_credentials().await? => ["find" 1];
         // Three transactions of a look-up, a delete and a commit.
         storage.delete_credentials(&ids).await?.complete()? => ["find" 3, "delete" 3, "commitTransaction" 3];
-        storage.increment_many(&steps).await?.complete()? => ["update" 3];
+        // Three transactions of an update, a look-up and a commit.
+        storage.increment_many(&steps).await?.complete()? => ["find" 3, "update" 3, "commitTransaction" 3];
+        storage.increment_many(&steps[..16]).await?.complete()? => ["findAndModify" 16];
+        storage.increment_many(&of_one_record).await?.complete()? => ["findAndModify" 1];
+        storage.increment_within(&id, &id, 1, 3).await? => ["findAndModify" 1];
+        storage.increment_within(&id, &id, 3, 3).await? => ["findAndModify" 1];
+        storage.increment_within("another", &id, 2, 1).await? => ["findAndModify" 1];
+        storage.get_counter(&id, &id).await? => ["find" 1];
+        storage.get_usages(&ids).await?.complete()? => ["find" 3];
+        assert_eq!(storage.stream_usage(some.clone()).count().await, 600) => ["find" 3];
+        assert_eq!(storage.stream_usage(few.clone()).count().await, 1) => ["find" 1];
+        assert_eq!(storage.reset_usage_prefix("0").await?, 1000) => ["delete" 1];
+        storage.set_configs(&configs).await?.complete()? => ["update" 3];
+        storage.get_configs(&ids).await?.complete()? => ["find" 3];
+        assert_eq!(storage.stream_configs(some.clone()).count().await, 600) => ["find" 3];
+        assert_eq!(storage.stream_credentials(some.clone()).count().await, 0) => ["find" 1];
         storage.backend().import(&records).await?.complete()? => ["update" 3];
     }
     storage.close().await
@@ -219,20 +243,19 @@ async fn a_batch_reports_what_it_applied_before_it_was_refused() -> Result {
     let server = Server::start(&["--setParameter", "enableTestCommands=1"]);
     let url = server.url("partly");
     let storage = open(&url).await;
-    // The index refuses a second document with the same count as a duplicate, so it is sent again.
-    let index = doc! { "createIndexes": "usage", "indexes": [{ "key": { "counts.n": 1 }, "name": "n", "unique": true }] };
+    // The index refuses a second document with the same value as a duplicate, so it is sent again.
+    let index = doc! { "createIndexes": "configs", "indexes": [{ "key": { "value": 1 }, "name": "n", "unique": true }] };
     server.ask("partly", index);
     let refuse = doc! { "configureFailPoint": "failCommand", "mode": { "skip": 1 },
     "data": { "failCommands": ["update"], "errorCode": 10107 } };
     server.ask("admin", refuse);
-    let steps: Vec<_> = ["a", "b", "c"].map(|id| Increment::new(&key(id), &key("n"), 1)).into();
-    let report = storage.increment_many(&steps).await?;
+    let report = storage.set_configs(["a", "b", "c"].map(|name| (name, json!(1)))).await?;
     server.ask("admin", doc! { "configureFailPoint": "failCommand", "mode": "off" });
     assert_eq!(report.succeeded, 1, "{report:?}");
     for failure in &report.failures {
         assert_eq!(failure.error.outcome(), Outcome::NotApplied);
     }
-    assert_eq!(storage.list_usage().await?.len(), 1);
+    assert_eq!(storage.list_configs().await?.len(), 1);
     storage.close().await
 }
 

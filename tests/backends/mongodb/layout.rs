@@ -68,7 +68,7 @@ async fn changes_by_other_programs_are_read_or_corrupt() -> Result {
     // It ends an export, but not a batch.
     let ids = [key("by hand"), key("dated")];
     let found = storage.get_credentials(&ids).await?;
-    assert_eq!((found.credentials.len(), found.failures[0].error.kind()), (1, ErrorKind::Corrupt));
+    assert_eq!((found.values.len(), found.failures[0].error.kind()), (1, ErrorKind::Corrupt));
     let records: Vec<_> = storage.export().collect().await;
     assert_eq!(records.last().unwrap().as_ref().unwrap_err().kind(), ErrorKind::Corrupt);
     storage.delete_credential("dated").await?;

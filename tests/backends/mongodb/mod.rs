@@ -10,6 +10,7 @@ mod plans;
 mod pool;
 mod router;
 mod transactions;
+mod usage;
 
 use std::time::{Duration, Instant};
 

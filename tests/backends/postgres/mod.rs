@@ -13,6 +13,7 @@ mod pool;
 mod schema;
 mod sql;
 mod transactions;
+mod usage;
 
 use gateway_storage::{ConfigValue, Key, Postgres, PostgresOptions, Storage};
 use serde_json::Value;

@@ -6,6 +6,7 @@ use futures_util::StreamExt;
 use gateway_storage::{
     Credential, ErrorKind, Exportable, Increment, Key, Record,
     lease::{Claim, Holder},
+    list::ListOptions,
     revision::Condition,
 };
 use serde_json::json;
@@ -27,6 +28,7 @@ async fn an_operation_is_one_statement_and_a_batch_one_per_chunk() -> Result {
         let ids: Vec<Key> = (0..2500).map(|n| key(&format!("{MARK} {n:04}"))).collect();
         let items: Vec<_> = ids.iter().map(|id| (id.clone(), credential.clone())).collect();
         let steps: Vec<_> = ids.iter().map(|id| Increment::new(id, id, 1)).collect();
+        let configs: Vec<_> = ids.iter().map(|id| (id.clone(), config(json!(MARK)))).collect();
         let records: Vec<_> = ids
             .iter()
             .map(|id| Record::Credential { id: id.clone(), credential: credential.clone() })
@@ -62,9 +64,15 @@ async fn an_operation_is_one_statement_and_a_batch_one_per_chunk() -> Result {
         sends!(3, storage.get_credentials(&ids).await?.complete()?);
         sends!(3, storage.delete_credentials(&ids).await?.complete()?);
         sends!(3, storage.backend().import(&records).await?.complete()?);
+        let few = ListOptions::default().with_prefix(ids[2400].as_str());
+        sends!(1, assert_eq!(storage.stream_credentials(few).count().await, 1));
         sends!(1, storage.set_config(&id, json!(MARK)).await?);
         sends!(1, storage.get_config(&id).await?);
         sends!(1, storage.list_configs().await?);
+        sends!(3, storage.set_configs(&configs).await?.complete()?);
+        sends!(3, storage.get_configs(&ids).await?.complete()?);
+        let some = ListOptions::default().with_prefix(MARK).with_limit(600);
+        sends!(3, assert_eq!(storage.stream_configs(some.clone()).count().await, 600));
         sends!(1, storage.delete_config(&id).await?);
         #[expect(clippy::needless_late_init, reason = "the macro assigns it")]
         let revision;
@@ -74,9 +82,17 @@ async fn an_operation_is_one_statement_and_a_batch_one_per_chunk() -> Result {
         sends!(1, storage.delete_credential_if(&id, revision).await?);
         sends!(1, storage.increment_usage(&id, &id, 1).await?);
         sends!(3, storage.increment_many(&steps).await?.complete()?);
+        sends!(1, storage.increment_within(&id, &id, 1, 3).await?);
+        sends!(1, storage.increment_within(&id, &id, 2, 3).await?);
+        sends!(1, storage.increment_within("another", &id, 2, 1).await?);
         sends!(1, storage.get_usage(&id).await?);
+        sends!(1, storage.get_counter(&id, &id).await?);
+        sends!(3, storage.get_usages(&ids).await?.complete()?);
         sends!(1, storage.list_usage().await?);
+        sends!(3, assert_eq!(storage.stream_usage(some.clone()).count().await, 600));
+        sends!(1, assert_eq!(storage.stream_usage(some.clone().with_limit(1)).count().await, 1));
         sends!(1, storage.reset_usage(&id).await?);
+        sends!(1, assert_eq!(storage.reset_usage_prefix(MARK).await?, 2500));
         let (ttl, holder) = (Duration::from_secs(60), Holder::random());
         sends!(1, storage.claim_lease(&id, &holder, ttl).await?);
         sends!(1, storage.claim_lease(&id, &Holder::random(), ttl).await?);
@@ -139,7 +155,7 @@ async fn stored_documents_can_be_queried_and_read_back_unchanged() -> Result {
                 assert!(!readable, "{text}");
                 assert_eq!((error.kind(), error.key()), (ErrorKind::Corrupt, Some(&key("other"))));
                 let found = storage.get_credentials(&[key("alice"), key("other")]).await?;
-                assert_eq!((found.credentials.len(), found.failures.len()), (1, 1));
+                assert_eq!((found.values.len(), found.failures.len()), (1, 1));
             }
         }
     }
