@@ -10,6 +10,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use super::{
     directory::Directory,
     held::Held,
+    snapshot::raw_key,
     tables::{CHANGED, EXPIRIES, LEASES, META, RECORDS, not_written},
 };
 use crate::{
@@ -374,8 +375,14 @@ impl<'t> Draft<'t> {
     }
 
     pub(super) fn reset_usage(&mut self, key: &Key) -> Result<()> {
-        let names = RecordKey::counters(key);
-        let (mut removed, mut touched) = (0, Vec::new());
+        let removed = self.remove_counters(&RecordKey::counters(key))?;
+        Error::unless_found(removed > 0, Kind::Usage, key)
+    }
+
+    /// Removes the counters with these names, damaged or not, which must be all of each record. Returns the
+    /// number of records.
+    pub(super) fn remove_counters(&mut self, names: &std::ops::Range<Vec<u8>>) -> Result<u64> {
+        let mut touched = Vec::new();
         let counters = self
             .records
             .extract_from_if::<&[u8], _>(names.start.as_slice()..names.end.as_slice(), |_, _| true);
@@ -387,20 +394,20 @@ impl<'t> Draft<'t> {
                     Ok(name.value().len() + value.value().len())
                 })
                 .try_fold(0_i64, |sum, bytes: redb::Result<_, redb::StorageError>| {
-                    removed += 1;
                     bytes.map(|bytes| sum + bytes as i64)
                 })
         });
         let bytes = self.noted(counters.map_err(Into::into))?;
+        let removed = touched.chunk_by(|one, next| raw_key(one) == raw_key(next)).count() as u64;
         for name in touched {
             self.touch(Part::Record, &name);
         }
         if removed > 0 {
             self.is_changed = true;
             self.counts.stored_bytes -= bytes;
-            self.counts.usage_records -= 1;
+            self.counts.usage_records -= removed as i64;
         }
-        Error::unless_found(removed > 0, Kind::Usage, key)
+        Ok(removed)
     }
 
     /// The record of a plan, if any.

@@ -19,8 +19,10 @@ mod held;
 #[cfg(test)]
 mod interleaved;
 mod lease;
+mod list;
 mod options;
 mod overlay;
+mod piece;
 mod plan;
 mod reader;
 mod snapshot;
@@ -39,20 +41,17 @@ pub use backup::BackupReport;
 pub use check::{CheckReport, CheckedRecords, Miscount};
 use committer::{Admitted, Committer};
 use directory::{Access, Directory};
-use document::Document;
 pub use draft::MAX_PLAN_RECORDS;
 use draft::{CONFIGS, CREDENTIALS, Draft, LAST_BACKUP, STORED_BYTES, USAGE_RECORDS};
 use engine::Engine;
-use futures_util::{FutureExt, future};
+use futures_util::future;
 pub use options::{FileOptions, Sharing, Verify};
 use reader::Reader;
 use serde_json::json;
 use snapshot::Snapshot;
-use work::{FEW, FEW_VALUES, SMALL_DOCUMENT, SMALL_STORE, work};
+use work::{FEW, FEW_VALUES, SMALL_STORE, work};
 
-use crate::{
-    Backend, Error, ErrorKind, Key, Open, Result, StorageStats, codec::check_path, layer::time_left,
-};
+use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::check_path, layer::time_left};
 
 #[doc = include_str!("docs.md")]
 #[derive(Clone)]
@@ -83,17 +82,6 @@ const LABEL: &str = "file";
 const LOW_SPACE: u64 = 64 << 20;
 
 impl File {
-    /// Reads a document, here unless it is large.
-    async fn document<D: Document>(&self, key: &Key) -> Result<D> {
-        if let Some(document) = self.store.reader.document(key, SMALL_DOCUMENT)? {
-            return Ok(document);
-        }
-        let (store, key) = (self.store.clone(), key.clone());
-        let read = move || store.reader.document(&key, usize::MAX)?.ok_or_else(|| D::missing(&key));
-        // Boxed, because few calls get here.
-        work(self.deadline, false, read).boxed().await
-    }
-
     /// Reads many records from one state, here if the store has few.
     async fn read<T: Send + 'static>(
         &self,
@@ -310,10 +298,11 @@ const RETRY_EVERY: Duration = Duration::from_millis(50);
 mod tests {
     use std::sync::atomic::Ordering;
 
+    use futures_util::FutureExt;
     use serde_json::json;
 
     use super::{engine::tests::Disk, *};
-    use crate::{Outcome, Storage};
+    use crate::{Increment, Key, Outcome, Storage, usage::Within};
 
     fn on(engine: Engine) -> Storage<File> {
         Storage::new(File::start(engine, PathBuf::from("test"), &FileOptions::new("test")).unwrap())
