@@ -72,9 +72,10 @@ pub struct BatchFailure {
 }
 
 impl BatchFailure {
-    /// The failure of the item at this index of the request.
+    /// The failure of the item at this index of the request. An error without a key gets this one.
     #[must_use]
     pub fn new(index: usize, key: &Key, error: Error) -> Self {
+        let error = if error.key().is_none() { error.with_key(key) } else { error };
         Self { index, key: key.clone(), error }
     }
 }
