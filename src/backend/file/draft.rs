@@ -702,6 +702,36 @@ mod tests {
     }
 
     #[test]
+    fn an_increment_within_a_limit_is_decided_as_everywhere() {
+        const EDGES: [i64; 9] = [i64::MIN, i64::MIN + 1, -2, -1, 0, 1, 2, i64::MAX - 1, i64::MAX];
+        let engine = Disk::default().store();
+        let (key, field) = (Key::new("u").unwrap(), Key::new("n").unwrap());
+        engine.change(|draft| {
+            for total in [None].into_iter().chain(EDGES.map(Some)) {
+                for (delta, limit) in EDGES.iter().flat_map(|delta| EDGES.map(|limit| (*delta, limit))) {
+                    drop(draft.reset_usage(&key));
+                    if let Some(total) = total {
+                        draft.set_counter(&key, &field, total).unwrap();
+                    }
+                    let decided = draft.increment_within(&key, &field, delta, limit);
+                    let wanted = Within::decide(&key, total.unwrap_or(0), delta, limit);
+                    let now = draft
+                        .get(&RecordKey::Usage(key.clone(), field.clone()), |bytes| decode_count(&key, bytes))
+                        .unwrap();
+                    match (decided, wanted) {
+                        (Ok(decided), Ok(wanted)) => {
+                            assert_eq!(decided, wanted);
+                            assert_eq!(now, if decided.is_counted() { Some(decided.total()) } else { total });
+                        }
+                        (Err(error), Err(_)) => assert_eq!((error.kind(), now), (ErrorKind::Overflow, total)),
+                        (decided, wanted) => panic!("{decided:?} for {wanted:?}"),
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
     fn a_compaction_goes_on_with_and_ends_only_its_own_rounds() {
         let engine = Disk::default().store();
         let round = || engine.snapshot().unwrap().number(COPYING).unwrap();
