@@ -50,7 +50,7 @@ async fn add<B: UsageStore>(storage: &Storage<B>, delta: i64) -> i64 {
 }
 
 async fn refusals<B: UsageStore>(storage: Storage<B>) {
-    for (delta, limit) in [(1, 0), (0, -1), (-1, -2), (i64::MAX, i64::MAX - 1)] {
+    for (delta, limit) in [(1, 0), (0, -1), (-1, -2), (8, 7)] {
         let what = format!("{delta} within {limit}, of a missing counter");
         same(what, Within::Refused(0), within(&storage, "tokens", delta, limit).await);
         let found = ok("get_usage", storage.get_usage("budget").await.optional());

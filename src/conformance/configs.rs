@@ -83,13 +83,10 @@ impl<B: ConfigStore> Streamed<B> for Configs {
         storage.delete_config(key).await
     }
 
-    async fn stream(storage: &Storage<B>, options: ListOptions) -> Result<Vec<Key>> {
+    async fn stream(storage: &Storage<B>, options: ListOptions) -> Result<Vec<(Key, bool)>> {
         let records: Vec<(Key, ConfigValue)> = storage.stream_configs(options).try_collect().await?;
-        let key = |(key, value): (Key, ConfigValue)| {
-            same("its value", &json!({ "key": key.as_str() }), value.value());
-            key
-        };
-        Ok(records.into_iter().map(key).collect())
+        let is_whole = |key: &Key, value: &ConfigValue| *value.value() == json!({ "key": key.as_str() });
+        Ok(records.into_iter().map(|(key, value)| (key.clone(), is_whole(&key, &value))).collect())
     }
 }
 

@@ -88,13 +88,10 @@ impl<B: CredentialStore> Streamed<B> for Credentials {
         storage.delete_credential(id).await
     }
 
-    async fn stream(storage: &Storage<B>, options: ListOptions) -> Result<Vec<Key>> {
+    async fn stream(storage: &Storage<B>, options: ListOptions) -> Result<Vec<(Key, bool)>> {
         let records: Vec<(Key, Credential)> = storage.stream_credentials(options).try_collect().await?;
-        let id = |(id, credential): (Key, Credential)| {
-            same("its credential", Some(&json!(id.as_str())), credential.get("key"));
-            id
-        };
-        Ok(records.into_iter().map(id).collect())
+        let is_whole = |id: &Key, found: &Credential| found.get("key") == Some(&json!(id.as_str()));
+        Ok(records.into_iter().map(|(id, found)| (id.clone(), is_whole(&id, &found))).collect())
     }
 }
 
