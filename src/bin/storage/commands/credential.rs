@@ -1,6 +1,7 @@
 //! `storage credential`.
 
 use clap::Subcommand;
+use futures_util::{TryStreamExt, stream};
 use gateway_storage::{
     CredentialStore, Key,
     revision::{Conditional, Revision},
@@ -8,8 +9,9 @@ use gateway_storage::{
 use serde_json::Value;
 
 use super::{
-    Answer, CliBackend, Failure, Run, Session,
+    Answer, CliBackend, Failure, Run, Session, To,
     condition::{OnlyIf, revised},
+    page::Page,
 };
 use crate::io::input::Input;
 
@@ -59,18 +61,27 @@ Examples:
         #[arg(long, value_name = "REVISION")]
         if_revision: Option<Revision>,
     },
-    /// List the ids, sorted, one per line
+    /// List the ids, sorted, one per line (--reveal: with the values)
     #[command(after_help = "\
 Examples:
   storage credential list
-  storage credential list --output json | jq length")]
-    List,
+  storage credential list --output json | jq length
+  storage credential list --prefix acme/ --reveal    # ID, tab, the values as JSON
+  storage credential list --limit 100 --after ID     # the next page")]
+    List {
+        /// Also show the values
+        #[arg(long)]
+        reveal: bool,
+        #[command(flatten)]
+        page: Page,
+    },
 }
 
-impl<B: CliBackend + CredentialStore + Conditional> Run<B> for Command {
+impl<B: CliBackend + CredentialStore + Conditional> Run<B> for To<'_, Command> {
     async fn run(&self, session: &Session<'_, B>) -> Result<Answer, Failure> {
-        match self {
-            Self::Set { id, value, only } => {
+        let Self(command, output) = self;
+        match command {
+            Command::Set { id, value, only } => {
                 let credential = value.credential()?;
                 let storage = session.create().await?;
                 Ok(match only.condition() {
@@ -83,18 +94,18 @@ impl<B: CliBackend + CredentialStore + Conditional> Run<B> for Command {
                     }
                 })
             }
-            Self::Get { id, reveal, revision: true } => {
+            Command::Get { id, reveal, revision: true } => {
                 let (credential, revision) = session.read().await?.get_credential_with_revision(id).await?;
                 Ok(revised(revision, reveal.then(|| Value::Object(credential.fields().clone()))))
             }
-            Self::Get { id, reveal, revision: false } => {
+            Command::Get { id, reveal, revision: false } => {
                 let credential = session.read().await?.get_credential(id).await?;
                 Ok(match reveal {
                     true => Answer::Document(Value::Object(credential.fields().clone())),
                     false => Answer::Redacted(credential),
                 })
             }
-            Self::Delete { id, if_revision } => {
+            Command::Delete { id, if_revision } => {
                 let storage = session.open().await?;
                 match if_revision {
                     Some(revision) => storage.delete_credential_if(id, *revision).await?,
@@ -102,7 +113,18 @@ impl<B: CliBackend + CredentialStore + Conditional> Run<B> for Command {
                 }
                 Ok(Answer::Done)
             }
-            Self::List => Ok(Answer::Keys(session.read().await?.list_credentials().await?)),
+            Command::List { reveal: true, page } => {
+                output.list(session.read().await?.stream_credentials(page.options())).await
+            }
+            // No value is read, so that a credential that can't be read is listed.
+            Command::List { reveal: false, page } if page.is_all() => {
+                let ids = session.read().await?.list_credentials().await?;
+                output.list(stream::iter(ids.into_iter().map(|id| Ok((id, ()))))).await
+            }
+            Command::List { reveal: false, page } => {
+                let records = session.read().await?.stream_credentials(page.options());
+                output.list(records.map_ok(|(id, _)| (id, ()))).await
+            }
         }
     }
 }

@@ -276,6 +276,30 @@ impl Failure {
         self.hint("compare the stores with `storage verify`")
     }
 
+    /// An increment that would exceed its limit.
+    pub(crate) fn over_limit(total: i64, limit: i64) -> Self {
+        let message = format!(
+            "the counter would exceed its limit, so nothing was added: the total is {total}, the limit {limit}"
+        );
+        Self::new(Exit::Error, "refused", message)
+    }
+
+    /// The cache has a value that was to be stored only if there is none.
+    pub(crate) fn cached() -> Self {
+        let message = "the cache holds a value for this key, so nothing was stored";
+        Self::new(Exit::Error, ErrorKind::Conflict.as_str(), message)
+    }
+
+    /// Config values that are missing. Their keys are not secret: `config list` prints them too.
+    pub(crate) fn no_configs(keys: &[&Key]) -> Self {
+        let names: Vec<String> = keys.iter().map(|key| format!("`{}`", key.as_str())).collect();
+        let message = match keys {
+            [_] => format!("no config has the key {}", names[0]),
+            _ => format!("no configs have the keys {}", names.join(", ")),
+        };
+        Self::new(Exit::Error, ErrorKind::NotFound.as_str(), message)
+    }
+
     /// Records of the source would replace other values.
     pub(crate) fn conflicts(count: u64) -> Self {
         let message = match count {
