@@ -8,6 +8,8 @@ mod beside;
 mod conditions;
 mod git;
 mod leases;
+mod lists;
+mod many;
 mod plan;
 mod refusals;
 mod stops;
@@ -376,8 +378,11 @@ fn only_set_and_increment_create_a_store() {
         &["config", "delete", "a"],
         &["config", "list"],
         &["usage", "get", "a"],
+        &["config", "get", "--many", "a"],
         &["usage", "reset", "a"],
+        &["usage", "reset", "--prefix", "a"],
         &["usage", "list"],
+        &["usage", "list", "--limit", "1"],
     ] {
         let err = place.fails(5, line);
         assert!(err.contains("there is no store") && err.contains("hint: check the URL"), "{line:?}: {err}");
@@ -386,7 +391,9 @@ fn only_set_and_increment_create_a_store() {
     for line in [
         &["credential", "set", "a", "{}"][..],
         &["config", "set", "a", "{}"],
+        &["config", "set", "--many", "{}"],
         &["usage", "increment", "a", "f", "1"],
+        &["usage", "increment", "a", "f", "1", "--within", "1"],
     ] {
         let place = Place::new();
         let url = format!("{}?create=false", place.url());
@@ -419,6 +426,9 @@ fn the_cache() {
     assert_eq!(place.fails_as(2, &memory(&["set", "k", "v", "--ttl", "0s"])), "invalid_value");
     assert_eq!(place.fails_as(2, &memory(&["set", "k", "v", "--ttl", "soon"])), "usage");
     assert!(place.fails(2, &memory(&["set", "k", "v"])).contains("--ttl"));
+    // Each command has a `memory:` store of its own, so this shows that the value is stored: what a second
+    // one finds is tested with Redis.
+    assert_eq!(place.ok(&memory(&["set", "k", "v", "--ttl", "90s", "--if-absent"])), "");
 }
 
 #[test]
