@@ -41,6 +41,8 @@ pub(crate) struct Failure {
     pub(crate) outcome: &'static str,
     /// The backend's own code.
     pub(crate) code: Option<String>,
+    /// The key of the record that the error is about.
+    pub(crate) key: Option<Key>,
     /// The error, then its causes.
     pub(crate) chain: Vec<String>,
     /// What the operator can do.
@@ -57,13 +59,22 @@ pub(crate) fn with_causes(error: &Error) -> String {
 
 impl Failure {
     fn new(exit: Exit, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { exit, kind, outcome: "not_applied", code: None, chain: vec![message.into()], hint: None }
+        Self {
+            exit,
+            kind,
+            outcome: "not_applied",
+            code: None,
+            key: None,
+            chain: vec![message.into()],
+            hint: None,
+        }
     }
 
     /// An error of the library.
     fn of(exit: Exit, error: &Error) -> Self {
         let mut failure = Self::new(exit, error.kind().as_str(), error.to_string());
         failure.code = error.code().map(str::to_owned);
+        failure.key = error.key().cloned();
         let mut source = error.source();
         while let Some(cause) = source {
             failure.chain.push(cause.to_string());

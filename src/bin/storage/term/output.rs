@@ -85,16 +85,22 @@ impl Output {
         match self {
             Self::Human => {
                 say(&format!("error: {}", failure.chain.join("\n  caused by: ")));
+                if let Some(key) = &failure.key {
+                    say(&format!("  key: {}", key.as_str()));
+                }
                 if let Some(hint) = &failure.hint {
                     say(&format!("  hint: {hint}"));
                 }
             }
             Self::Json => {
-                let Failure { kind, outcome, code, chain, hint, .. } = failure;
+                let Failure { kind, outcome, code, key, chain, hint, .. } = failure;
                 let message = chain.join(": ");
                 let mut error = json!({ "kind": kind, "message": message, "outcome": outcome, "hint": hint });
                 if let Some(code) = code {
                     error["code"] = json!(code);
+                }
+                if let Some(key) = key {
+                    error["key"] = json!(key);
                 }
                 say(&json!({ "error": error }).to_string());
             }
