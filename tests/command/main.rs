@@ -105,7 +105,7 @@ impl Place {
         let err = self.fails(code, &[&["--output=json"], line].concat());
         let document: Value = serde_json::from_str(&err).unwrap_or_else(|_| panic!("no document: {err}"));
         let error = document["error"].as_object().unwrap();
-        let names = error.keys().filter(|name| *name != "code").collect::<Vec<_>>();
+        let names = error.keys().filter(|name| *name != "code" && *name != "key").collect::<Vec<_>>();
         assert_eq!(names, ["hint", "kind", "message", "outcome"]);
         assert_eq!(error["outcome"], "not_applied");
         assert!(!error["message"].as_str().unwrap().is_empty());
@@ -167,8 +167,11 @@ fn credentials() {
     assert_eq!(shown, json!({ "access_token": "ya29", "n": { "deep": [1] }, "z": null }));
 
     assert_eq!(place.ok(&["credential", "delete", "b"]), "");
-    assert_eq!(place.fails(1, &["credential", "get", "b"]), "error: no credential has this id\n");
-    assert_eq!(place.fails(1, &["credential", "delete", "b"]), "error: no credential has this id\n");
+    assert_eq!(place.fails(1, &["credential", "get", "b"]), "error: no credential has this id\n  key: b\n");
+    assert_eq!(
+        place.fails(1, &["credential", "delete", "b"]),
+        "error: no credential has this id\n  key: b\n"
+    );
 }
 
 #[test]
@@ -192,7 +195,7 @@ fn configuration() {
         "big\t18446744073709551615\nn\t-5\nnull\tnull\ns\t\"text\"\n"
     );
     assert_eq!(place.ok(&["config", "delete", "s"]), "");
-    assert_eq!(place.fails(1, &["config", "get", "s"]), "error: no config has this key\n");
+    assert_eq!(place.fails(1, &["config", "get", "s"]), "error: no config has this key\n  key: s\n");
 }
 
 #[test]
@@ -225,7 +228,7 @@ fn usage() {
     assert_eq!(place.fails_as(2, &["usage", "increment", "k", "errors", "many"]), "usage");
     assert_eq!(place.fails_as(2, &["usage", "increment", "k", "errors", "9223372036854775808"]), "usage");
     assert_eq!(place.ok(&["usage", "reset", "k"]), "");
-    assert_eq!(place.fails(1, &["usage", "reset", "k"]), "error: no usage record has this key\n");
+    assert_eq!(place.fails(1, &["usage", "reset", "k"]), "error: no usage record has this key\n  key: k\n");
 }
 
 #[test]
@@ -281,6 +284,17 @@ fn errors_are_documents_too() {
     let error = place.fails(5, &["--url", "file:/dev/null/x", "config", "set", "c", "1", "--output", "json"]);
     let error: Value = serde_json::from_str(&error).unwrap();
     assert_eq!(error["error"]["code"], "os error 20", "{error}");
+
+    // The key of the record that an error is about.
+    let keyed = |line: &[&str]| {
+        let error: Value =
+            serde_json::from_str(&place.run(&[&["--output=json"], line].concat()).err).unwrap();
+        error["error"]["key"].clone()
+    };
+    assert_eq!(keyed(&["config", "get", "x y"]), "x y");
+    place.ok(&["usage", "increment", "u", "f", "9223372036854775807"]);
+    assert_eq!(keyed(&["usage", "increment", "u", "f", "1"]), "u");
+    assert_eq!(keyed(&["config", "get", ""]), Value::Null);
 
     // `--output json` may be anywhere on the line, but not after `--`.
     assert!(place.fails(2, &["config", "gte", "--output", "json"]).starts_with('{'));
@@ -421,7 +435,10 @@ fn the_cache() {
     let memory = |line: &[&'static str]| [&["--url", "memory:", "cache"], line].concat();
     assert_eq!(place.ok(&memory(&["set", "k", "v", "--ttl", "90s"])), "");
     assert_eq!(place.ok(&memory(&["set", "k", "-5", "--ttl", "50ms"])), "");
-    assert_eq!(place.fails(1, &memory(&["get", "k"])), "error: the cache holds no value for this key\n");
+    assert_eq!(
+        place.fails(1, &memory(&["get", "k"])),
+        "error: the cache holds no value for this key\n  key: k\n"
+    );
     assert_eq!(place.fails_as(1, &memory(&["delete", "k"])), "not_found");
     assert_eq!(place.fails_as(2, &memory(&["set", "k", "v", "--ttl", "0s"])), "invalid_value");
     assert_eq!(place.fails_as(2, &memory(&["set", "k", "v", "--ttl", "soon"])), "usage");
