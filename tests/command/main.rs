@@ -175,6 +175,28 @@ fn credentials() {
 }
 
 #[test]
+fn some_fields_of_a_credential_are_changed() {
+    let place = Place::new();
+    assert_eq!(place.fails_as(5, &["credential", "patch", "a", "{}"]), "not_found");
+    place.ok(&["credential", "set", "a", r#"{"token":"x","note":"old","quota":{"day":1,"hour":2}}"#]);
+    let patch = r#"{"note":null,"disabled":true,"quota":{"day":5}}"#;
+    assert_eq!(place.ok(&["credential", "patch", "a", patch]), "");
+    let wanted = json!({ "token": "x", "disabled": true, "quota": { "day": 5, "hour": 2 } });
+    assert_eq!(place.json(&["credential", "get", "a", "--reveal"]), wanted);
+
+    let (revision, ended) = (
+        place.ok(&["credential", "get", "a", "--revision"]),
+        place.fed(r#"{"none":null}"#, &["credential", "patch", "a", "-"]),
+    );
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+    assert_eq!(place.ok(&["credential", "get", "a", "--revision"]), revision, "nothing was written");
+
+    assert_eq!(place.fails_as(1, &["credential", "patch", "b", "{}"]), "not_found");
+    assert_eq!(place.fails_as(2, &["credential", "patch", "a", "[\"SECRET\"]"]), "invalid_value");
+    assert_eq!(place.ok(&["credential", "list"]), "a\n", "no credential is made");
+}
+
+#[test]
 fn hidden_values_can_not_be_stored_by_mistake() {
     let place = Place::new();
     place.ok(&["credential", "set", "a", r#"{"access_token":"ya29"}"#]);
@@ -481,6 +503,10 @@ fn secrets_stay_secret() {
     for line in [
         &["credential", "set", "a", "{\"t\": SECRET}"][..],
         &["credential", "set", "a", "[\"SECRET\"]"],
+        &["credential", "patch", "a", "[\"SECRET\"]"],
+        &["config", "set", "--many", "{\"SECRET\": {\"a\": 1, \"a\": 2}}"],
+        &["usage", "list", "--limit", "SECRET"],
+        &["usage", "increment", "k", "f", "1", "--within", "SECRET"],
         &["credential", "set", "a", "{t:", "SECRET}"],
         &["credential", "set", "a", "{}", "secret"],
         &["credential", "{\"t\":\"SECRET\"}"],
@@ -581,6 +607,7 @@ fn help_has_examples() {
         "doctor",
         "credential set",
         "credential get",
+        "credential patch",
         "credential delete",
         "credential list",
         "config set",

@@ -1,12 +1,14 @@
 //! `storage credential`.
 
+use std::future;
+
 use clap::Subcommand;
 use futures_util::{TryStreamExt, stream};
 use gateway_storage::{
-    CredentialStore, Key,
+    CredentialStore, Error, Key,
     revision::{Conditional, Revision},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     Answer, CliBackend, Failure, Run, Session, To,
@@ -48,6 +50,21 @@ Examples:
         /// Show the revision, on a line before the values
         #[arg(long)]
         revision: bool,
+    },
+    /// Change some fields of a credential, and keep the others
+    #[command(after_help = "\
+FIELDS is a JSON merge patch: a field with null is removed, and an object is merged into the stored object.
+A change that another program makes meanwhile is not lost.
+
+Examples:
+  storage credential patch alice @changes.json
+  storage credential patch alice '{\"disabled\": true, \"note\": null}'")]
+    Patch {
+        /// The id
+        id: Key,
+        /// A JSON object with the fields that change
+        #[arg(value_name = "FIELDS|@FILE|-")]
+        fields: Input,
     },
     /// Delete a credential
     #[command(after_help = "\
@@ -105,6 +122,15 @@ impl<B: CliBackend + CredentialStore + Conditional> Run<B> for To<'_, Command> {
                     false => Answer::Redacted(credential),
                 })
             }
+            Command::Patch { id, fields } => {
+                let patch = fields.credential()?;
+                let change = |mut stored: Map<String, Value>| {
+                    merge(&mut stored, patch.fields());
+                    future::ready(Ok::<_, Error>(stored))
+                };
+                session.open().await?.update_credential(id, change).await?;
+                Ok(Answer::Done)
+            }
             Command::Delete { id, if_revision } => {
                 let storage = session.open().await?;
                 match if_revision {
@@ -125,6 +151,57 @@ impl<B: CliBackend + CredentialStore + Conditional> Run<B> for To<'_, Command> {
                 let records = session.read().await?.stream_credentials(page.options());
                 output.list(records.map_ok(|(id, _)| (id, ()))).await
             }
+        }
+    }
+}
+
+/// Merges a patch into an object, as [RFC 7396](https://www.rfc-editor.org/rfc/rfc7396) says.
+fn merge(fields: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (name, change) in patch {
+        match change {
+            Value::Null => drop(fields.remove(name)),
+            Value::Object(changes) => {
+                let field = fields.entry(name.clone()).or_insert(Value::Null);
+                if !field.is_object() {
+                    *field = Value::Object(Map::new());
+                }
+                if let Value::Object(inner) = field {
+                    merge(inner, changes);
+                }
+            }
+            change => drop(fields.insert(name.clone(), change.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The examples of RFC 7396 whose target and patch are objects.
+    #[test]
+    fn a_patch_is_merged() {
+        for (target, patch, wanted) in [
+            (json!({ "a": "b" }), json!({ "a": "c" }), json!({ "a": "c" })),
+            (json!({ "a": "b" }), json!({ "b": "c" }), json!({ "a": "b", "b": "c" })),
+            (json!({ "a": "b" }), json!({ "a": null }), json!({})),
+            (json!({ "a": "b", "b": "c" }), json!({ "a": null }), json!({ "b": "c" })),
+            (json!({ "a": ["b"] }), json!({ "a": "c" }), json!({ "a": "c" })),
+            (json!({ "a": "c" }), json!({ "a": ["b"] }), json!({ "a": ["b"] })),
+            (
+                json!({ "a": { "b": "c" } }),
+                json!({ "a": { "b": "d", "c": null } }),
+                json!({ "a": { "b": "d" } }),
+            ),
+            (json!({ "a": [{ "b": "c" }] }), json!({ "a": [1] }), json!({ "a": [1] })),
+            (json!({ "e": null }), json!({ "a": 1 }), json!({ "e": null, "a": 1 })),
+            (json!({}), json!({ "a": { "bb": { "ccc": null } } }), json!({ "a": { "bb": {} } })),
+        ] {
+            let mut fields = target.as_object().unwrap().clone();
+            merge(&mut fields, patch.as_object().unwrap());
+            assert_eq!(Value::Object(fields), wanted, "{target} {patch}");
         }
     }
 }
