@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::{
-    CANARY, TASKS, concurrently, drop_after, fails, fails_about, hostile_keys, key, must, ok, same, settle,
+    CANARY, TASKS,
+    batches::{MANY, with_missing},
+    complete, concurrently, drop_after, fails, fails_about, hostile_keys, key, must, numbered, ok, same,
+    same_failures, same_keys, settle,
 };
 use crate::{CacheStore, ErrorKind, Key, MAX_CACHE_TTL, MAX_VALUE_BYTES, OptionalExt, Result, Storage};
 
@@ -30,6 +33,12 @@ pub async fn cache<B: CacheStore>(storage: &Storage<B>) {
     must("set_cache: over MAX_VALUE_BYTES is TooLarge", large(storage.clone())).await;
     must("set_cache: a ttl of zero or over MAX_CACHE_TTL is InvalidValue", limits(storage.clone())).await;
     must("get_cache: NotFound once it expired, and not before", expires(storage.clone())).await;
+    must("set_cache_if_absent: stores what is missing, and nothing else", if_absent(storage.clone())).await;
+    must("set_cache_if_absent: of concurrent calls one stores", concurrent_if_absent(storage.clone())).await;
+    must("get_cache_many: sorted by key, each missing key a failure", gets(storage.clone())).await;
+    must("set_cache_many: each value for its ttl, the last of a key stays", sets(storage.clone())).await;
+    must("set_cache_many: an item that is too large stops no other", sets_too_large(storage.clone())).await;
+    must("a batch may be empty or large", sizes(storage.clone())).await;
     must("get_cache_entry: the value, and at most its ttl", entry(storage.clone())).await;
     must("delete_cache: NotFound if it expired", deletes_expired(storage.clone())).await;
     must("set_cache: the last call sets the ttl", last_ttl(storage.clone())).await;
@@ -186,6 +195,118 @@ async fn expires<B: CacheStore>(storage: Storage<B>) {
     sleep(Duration::from_millis(120)).await;
     assert!(start.elapsed() > Duration::from_secs(60) || get(&storage, "expires").await == b"x");
     delete(&storage, "expires").await;
+}
+
+async fn if_absent<B: CacheStore>(storage: Storage<B>) {
+    let set = async |value: &[u8], ttl| storage.set_cache_if_absent("absent", value, ttl).await;
+    same("a missing value is stored", true, ok("set_cache_if_absent", set(b"first", LONG).await));
+    same(
+        "another is stored",
+        false,
+        ok("set_cache_if_absent", set(b"second", Duration::from_millis(1)).await),
+    );
+    sleep(Duration::from_millis(20)).await;
+    same("the value", b"first".as_slice(), &*get(&storage, "absent").await);
+    let over = vec![0; MAX_VALUE_BYTES + 1];
+    fails("one byte more", ErrorKind::TooLarge, set(&over, LONG).await);
+    fails("a ttl of zero", ErrorKind::InvalidValue, set(b"x", Duration::ZERO).await);
+    let too_long = MAX_CACHE_TTL + Duration::from_nanos(1);
+    fails("a ttl that is too long", ErrorKind::InvalidValue, set(b"x", too_long).await);
+    delete(&storage, "absent").await;
+    let ttl = Duration::from_millis(100);
+    let start = Instant::now();
+    same("a deleted value is stored", true, ok("set_cache_if_absent", set(b"", ttl).await));
+    gone(&storage, "absent", start + ttl).await;
+    assert!(start.elapsed() >= ttl, "it is gone after {:?} of a ttl of {ttl:?}", start.elapsed());
+    same("an expired value is stored", true, ok("set_cache_if_absent", set(b"third", LONG).await));
+    same("the value", b"third".as_slice(), &*get(&storage, "absent").await);
+    delete(&storage, "absent").await;
+}
+
+async fn concurrent_if_absent<B: CacheStore>(storage: Storage<B>) {
+    let results = concurrently((0..TASKS as u8).map(|writer| store_once(storage.clone(), writer))).await;
+    let stored: Vec<u8> = results.into_iter().flatten().collect();
+    same("the number of calls that stored", 1, stored.len());
+    same("the value", stored, get(&storage, "hot").await);
+    delete(&storage, "hot").await;
+}
+
+async fn store_once<B: CacheStore>(storage: Storage<B>, writer: u8) -> Option<u8> {
+    let stored = ok("set_cache_if_absent", storage.set_cache_if_absent("hot", [writer], LONG).await);
+    stored.then_some(writer)
+}
+
+async fn gets<B: CacheStore>(storage: Storage<B>) {
+    for name in ["b", "a", "d", "c"] {
+        set(&storage, name, name, LONG).await;
+    }
+    let keys = ["d", "no", "a", "no", "c", "A", "a"].map(key);
+    let found = ok("get_cache_many", storage.get_cache_many(&keys).await);
+    let values = ["a", "c", "d"].map(|name| (key(name), name.as_bytes().to_vec()));
+    same_keys("keys that are found", &values.clone().map(|(key, _)| key), found.values.keys().cloned());
+    same("values", Vec::from(values), found.values.into_iter().collect());
+    let failed = [1, 3, 5].map(|at: usize| (at, &keys[at]));
+    same_failures("get_cache_many", ErrorKind::NotFound, &failed, &found.failures);
+    for name in ["b", "a", "d", "c"] {
+        delete(&storage, name).await;
+    }
+}
+
+async fn sets<B: CacheStore>(storage: Storage<B>) {
+    set(&storage, "a", "before", LONG).await;
+    let values = [("a", "1"), ("b", "2"), ("a", "3"), ("c", "\0")];
+    complete("set_cache_many", 4, storage.set_cache_many(values, LONG).await);
+    for (name, value) in [("a", "3"), ("b", "2"), ("c", "\0")] {
+        same(name, value.as_bytes(), &*get(&storage, name).await);
+    }
+    let ttl = Duration::from_millis(100);
+    let start = Instant::now();
+    complete("set_cache_many", 4, storage.set_cache_many(values, ttl).await);
+    for name in ["a", "b", "c"] {
+        gone(&storage, name, start + ttl).await;
+    }
+    assert!(start.elapsed() >= ttl, "they are gone after {:?} of a ttl of {ttl:?}", start.elapsed());
+}
+
+async fn sets_too_large<B: CacheStore>(storage: Storage<B>) {
+    let large = vec![0; MAX_VALUE_BYTES + 1];
+    let values = [("a", b"1".to_vec()), ("b", large), ("c", b"3".to_vec())];
+    let report = ok("set_cache_many", storage.set_cache_many(values, LONG).await);
+    same("the number stored", 2, report.succeeded);
+    same_failures("set_cache_many", ErrorKind::TooLarge, &[(1, &key("b"))], &report.failures);
+    for name in ["a", "c"] {
+        delete(&storage, name).await;
+    }
+    let keys = [key("a"), key("b")];
+    let report = ok("set_cache_many", storage.set_cache_many([("a", "1"), ("b", "2")], Duration::ZERO).await);
+    same_failures(
+        "a ttl of zero",
+        ErrorKind::InvalidValue,
+        &[(0, &keys[0]), (1, &keys[1])],
+        &report.failures,
+    );
+}
+
+async fn sizes<B: CacheStore>(storage: Storage<B>) {
+    complete("set_cache_many", 0, storage.set_cache_many(Vec::<(Key, Vec<u8>)>::new(), LONG).await);
+    let found = ok("get_cache_many", storage.get_cache_many(Vec::<Key>::new()).await);
+    same("found and failed", (0, 0), (found.values.len(), found.failures.len()));
+    let keys = numbered("many ", MANY);
+    let values = keys.iter().map(|key| (key, key.as_str()));
+    complete("set_cache_many", MANY, storage.set_cache_many(values, LONG).await);
+    let mixed = with_missing(&keys);
+    let missing: Vec<(usize, &Key)> = mixed.iter().enumerate().step_by(10).collect();
+    let found = ok("get_cache_many", storage.get_cache_many(&mixed).await);
+    same_failures("get_cache_many", ErrorKind::NotFound, &missing, &found.failures);
+    same("the number found", MANY - missing.len(), found.values.len());
+    for (key, value) in &found.values {
+        same("its value", key.as_str().as_bytes(), value.as_slice());
+    }
+    complete(
+        "set_cache_many",
+        MANY,
+        storage.set_cache_many(keys.iter().map(|key| (key, "")), Duration::from_millis(1)).await,
+    );
 }
 
 async fn entry<B: CacheStore>(storage: Storage<B>) {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_core::Stream;
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;
@@ -16,7 +17,7 @@ use crate::{
     BatchReport, CacheStore, ConfigBatch, ConfigStore, Credential, CredentialStore, ErrorKind, Exportable,
     Increment, Record, Result, Storage, Transactional, UsageStore,
     capability::{Conditional, Leases},
-    model::{Condition, Holder, Lease, Revision},
+    model::{Condition, Holder, Lease, ListOptions, Revision},
     plan::{ApplyOptions, AuditEntry, AuditFilter, Mutation, RollbackOptions},
 };
 
@@ -25,6 +26,12 @@ const BULLET: &str = "every operation after close is Closed";
 #[track_caller]
 pub(super) fn is_closed<T>(what: &str, result: Result<T>) {
     fails(format!("{what} after close"), ErrorKind::Closed, result);
+}
+
+async fn streams_nothing<T: Send>(what: &str, stream: impl Stream<Item = Result<T>> + Send) {
+    let mut items: Vec<Result<T>> = stream.collect().await;
+    same(format!("the number of items of a failed {what}"), 1, items.len());
+    is_closed(what, items.remove(0));
 }
 
 /// Asserts it for [`CredentialStore`].
@@ -46,6 +53,7 @@ async fn credentials_are<B: CredentialStore>(closed: Storage<B>) {
     is_closed("get_credentials", closed.get_credentials(std::slice::from_ref(&id)).await);
     is_closed("set_credentials", closed.set_credentials(&[(id.clone(), credential)]).await);
     is_closed("delete_credentials", closed.delete_credentials(&[id]).await);
+    streams_nothing("stream_credentials", closed.stream_credentials(ListOptions::default())).await;
 }
 
 /// Asserts it for [`Conditional`].
@@ -96,6 +104,9 @@ async fn configs_are<B: ConfigStore>(closed: Storage<B>) {
     is_closed("set_config", closed.set_config("a", json!(1)).await);
     is_closed("delete_config", closed.delete_config("a").await);
     is_closed("list_configs", closed.list_configs().await);
+    is_closed("get_configs", closed.get_configs(["a", "b"]).await);
+    is_closed("set_configs", closed.set_configs([("a", json!(1)), ("b", json!(2))]).await);
+    streams_nothing("stream_configs", closed.stream_configs(ListOptions::default())).await;
 }
 
 /// Asserts it for [`UsageStore`].
@@ -114,6 +125,11 @@ async fn usage_is<B: UsageStore>(closed: Storage<B>) {
     is_closed("get_usage", closed.get_usage("a").await);
     is_closed("reset_usage", closed.reset_usage("a").await);
     is_closed("list_usage", closed.list_usage().await);
+    is_closed("increment_within", closed.increment_within("a", "x", 1, 1).await);
+    is_closed("get_counter", closed.get_counter("a", "x").await);
+    is_closed("get_usages", closed.get_usages(["a", "b"]).await);
+    is_closed("reset_usage_prefix", closed.reset_usage_prefix("a").await);
+    streams_nothing("stream_usage", closed.stream_usage(ListOptions::default())).await;
 }
 
 /// Asserts it for [`CacheStore`].
@@ -130,6 +146,9 @@ async fn cache_is<B: CacheStore>(closed: Storage<B>) {
     is_closed("get_cache_entry", closed.get_cache_entry("a").await);
     is_closed("set_cache", closed.set_cache("a", "x", Duration::from_secs(1)).await);
     is_closed("delete_cache", closed.delete_cache("a").await);
+    is_closed("set_cache_if_absent", closed.set_cache_if_absent("a", "x", Duration::from_secs(1)).await);
+    is_closed("get_cache_many", closed.get_cache_many(["a", "b"]).await);
+    is_closed("set_cache_many", closed.set_cache_many([("a", "x")], Duration::from_secs(1)).await);
 }
 
 /// Asserts it for [`Transactional`].
@@ -155,9 +174,7 @@ pub async fn export<B: Exportable>(closed: &Storage<B>) {
 }
 
 async fn export_is<B: Exportable>(closed: Storage<B>) {
-    let mut records: Vec<Result<Record>> = closed.export().collect().await;
-    same("the number of items of a failed export", 1, records.len());
-    is_closed("export", records.remove(0));
+    streams_nothing("export", closed.export()).await;
     let record = Record::Config { key: key("a"), value: ok("a value", json!(1).try_into()) };
     let imported: Result<BatchReport> = closed.import(futures_util::stream::iter([Ok(record)])).await;
     is_closed("import", imported);
@@ -176,7 +193,5 @@ async fn plans_are<B: ConfigBatch>(closed: Storage<B>) {
     let plan = plan([Mutation::set(&key("a"), &value(json!(1)))]);
     is_closed("apply_plan", closed.apply_plan("a", &plan, &ApplyOptions::default()).await);
     is_closed("rollback_plan", closed.rollback_plan("a", &RollbackOptions::default()).await);
-    let mut entries: Vec<Result<AuditEntry>> = closed.audit_plans(AuditFilter::default()).collect().await;
-    same("the number of items of a failed audit", 1, entries.len());
-    is_closed("audit_plans", entries.remove(0));
+    streams_nothing("audit_plans", closed.audit_plans(AuditFilter::default())).await;
 }

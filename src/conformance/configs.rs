@@ -1,12 +1,20 @@
 //! The contract of [`ConfigStore`]: the contract of documents, for any JSON value, and a list with values.
 
+use std::collections::BTreeMap;
+
+use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 
 use super::{
+    batches::{batches, fill},
     documents::{Documents, clear, documents},
     fails, hostile_keys, hostile_values, identical, key, must, ok, same, same_keys, sorted,
+    streams::{Streamed, streams},
 };
-use crate::{ConfigStore, ErrorKind, Key, Result, Storage, StorageStats};
+use crate::{
+    BatchFailure, BatchReport, ConfigStore, ConfigValue, ErrorKind, Found, Key, Result, Storage,
+    StorageStats, model::ListOptions,
+};
 
 /// Asserts the contract of [`ConfigStore`].
 ///
@@ -15,6 +23,8 @@ use crate::{ConfigStore, ErrorKind, Key, Result, Storage, StorageStats};
 /// At the first violated bullet.
 pub async fn configs<B: ConfigStore>(storage: &Storage<B>) {
     documents::<Configs, B>(storage).await;
+    batches::<Configs, B>(storage).await;
+    streams::<Configs, B>(storage).await;
     must("get_config: a stored null is a value", null(storage.clone())).await;
     must("list_configs: all values, equal to what was stored, sorted by key", lists(storage.clone())).await;
     must("the kit leaves nothing", is_empty(storage.clone())).await;
@@ -37,6 +47,18 @@ impl<B: ConfigStore> Documents<B> for Configs {
         storage.delete_config(key).await
     }
 
+    async fn get_many(
+        storage: &Storage<B>,
+        keys: &[Key],
+    ) -> Result<(BTreeMap<Key, Value>, Vec<BatchFailure>)> {
+        let Found { values, failures } = storage.get_configs(keys).await?;
+        Ok((values.into_iter().map(|(key, value)| (key, value.value().clone())).collect(), failures))
+    }
+
+    async fn set_many(storage: &Storage<B>, items: Vec<(Key, Value)>) -> Result<BatchReport> {
+        storage.set_configs(items).await
+    }
+
     async fn list(storage: &Storage<B>) -> Result<Vec<Key>> {
         storage.list_configs().await.map(|configs| configs.into_keys().collect())
     }
@@ -47,6 +69,24 @@ impl<B: ConfigStore> Documents<B> for Configs {
 
     fn hostile_values() -> Vec<Value> {
         hostile_values()
+    }
+}
+
+impl<B: ConfigStore> Streamed<B> for Configs {
+    const NAME: &'static str = "configs";
+
+    async fn put(storage: &Storage<B>, keys: &[Key]) {
+        fill::<Self, B>(storage, keys).await;
+    }
+
+    async fn remove(storage: &Storage<B>, key: &Key) -> Result<()> {
+        storage.delete_config(key).await
+    }
+
+    async fn stream(storage: &Storage<B>, options: ListOptions) -> Result<Vec<(Key, bool)>> {
+        let records: Vec<(Key, ConfigValue)> = storage.stream_configs(options).try_collect().await?;
+        let is_whole = |key: &Key, value: &ConfigValue| *value.value() == json!({ "key": key.as_str() });
+        Ok(records.into_iter().map(|(key, value)| (key.clone(), is_whole(&key, &value))).collect())
     }
 }
 

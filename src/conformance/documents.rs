@@ -1,6 +1,6 @@
 //! The contract that credentials and config values share: JSON documents by key.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,9 @@ use super::{
     CANARY, TASKS, WaitLimit, concurrently, difference, drop_after, fails_about, hostile_keys, identical,
     key, must, numbered, ok, same, same_keys, settle, sorted,
 };
-use crate::{Backend, ErrorKind, Key, OptionalExt, Outcome, Result, Storage, StorageStats};
+use crate::{
+    Backend, BatchFailure, BatchReport, ErrorKind, Key, OptionalExt, Outcome, Result, Storage, StorageStats,
+};
 
 /// One kind of document.
 pub(super) trait Documents<B: Backend>: 'static {
@@ -18,6 +20,14 @@ pub(super) trait Documents<B: Backend>: 'static {
     fn get(storage: &Storage<B>, key: &Key) -> impl Future<Output = Result<Value>> + Send;
     fn set(storage: &Storage<B>, key: &Key, value: Value) -> impl Future<Output = Result<()>> + Send;
     fn delete(storage: &Storage<B>, key: &Key) -> impl Future<Output = Result<()>> + Send;
+    fn get_many(
+        storage: &Storage<B>,
+        keys: &[Key],
+    ) -> impl Future<Output = Result<(BTreeMap<Key, Value>, Vec<BatchFailure>)>> + Send;
+    fn set_many(
+        storage: &Storage<B>,
+        items: Vec<(Key, Value)>,
+    ) -> impl Future<Output = Result<BatchReport>> + Send;
     fn list(storage: &Storage<B>) -> impl Future<Output = Result<Vec<Key>>> + Send;
     fn count(stats: &StorageStats) -> u64;
     fn hostile_values() -> Vec<Value>;
@@ -51,8 +61,14 @@ async fn is_empty<D: Documents<B>, B: Backend>(storage: Storage<B>) {
 }
 
 pub(super) async fn clear<D: Documents<B>, B: Backend>(storage: &Storage<B>) {
-    for key in ok("list", D::list(storage).await) {
-        ok("delete of a listed key", D::delete(storage, &key).await);
+    let keys = ok("list", D::list(storage).await);
+    let tasks = keys.chunks(keys.len().div_ceil(32).max(1));
+    concurrently(tasks.map(|keys| delete_each::<D, B>(storage.clone(), keys.to_vec()))).await;
+}
+
+async fn delete_each<D: Documents<B>, B: Backend>(storage: Storage<B>, keys: Vec<Key>) {
+    for key in keys {
+        ok("delete of a listed key", D::delete(&storage, &key).await);
     }
 }
 

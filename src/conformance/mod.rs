@@ -38,6 +38,8 @@
 //! for backends that promise snapshots.
 
 mod backend;
+mod batches;
+mod budgets;
 mod cache;
 pub mod closed;
 mod conditional;
@@ -48,6 +50,7 @@ mod export;
 mod leases;
 mod plans;
 pub mod restart;
+mod streams;
 mod transactions;
 mod usage;
 mod values;

@@ -2,13 +2,21 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures_util::TryStreamExt;
 use serde_json::json;
 
 use super::{
-    TASKS, WaitLimit, concurrently, counted, drop_after, fails_about, hostile_keys, key, must, numbered, ok,
-    same, same_failures, same_keys, settle, sorted,
+    TASKS, WaitLimit,
+    batches::{MANY, with_missing},
+    budgets::budgets,
+    concurrently, counted, drop_after, fails_about, hostile_keys, key, must, numbered, ok, same,
+    same_failures, same_keys, settle, sorted,
+    streams::{Streamed, remove, streams},
 };
-use crate::{ErrorKind, Increment, Key, OptionalExt, Outcome, Result, Storage, UsageRecord, UsageStore};
+use crate::{
+    ErrorKind, Increment, Key, OptionalExt, Outcome, Result, Storage, UsageRecord, UsageStore,
+    model::ListOptions,
+};
 
 /// Asserts the contract of [`UsageStore`].
 ///
@@ -29,10 +37,19 @@ pub async fn usage<B: UsageStore>(storage: &Storage<B>) {
     must("increment_many: in order, increments of one counter add up", many(storage.clone())).await;
     must("increment_many: an overflow fails, and the next is applied", many_overflow(storage.clone())).await;
     must("increment_many: of nothing, and of many", sizes(storage.clone())).await;
+    budgets(storage).await;
+    must("get_counter: one counter, 0 if it is missing", counters(storage.clone())).await;
+    must("get_usages: sorted by key, each missing key a failure", gets(storage.clone())).await;
+    must("get_usages: of nothing, and of many", many_gets(storage.clone())).await;
+    must("reset_usage_prefix: the records with the prefix, and their number", prefixes(storage.clone()))
+        .await;
+    must("reset_usage_prefix: of many", many_resets(storage.clone())).await;
+    streams::<Usage, B>(storage).await;
     must("increment_usage: atomic and exact concurrently", exact(storage.clone())).await;
     must("increment_usage: exact concurrently, up to the last i64", to_the_limit(storage.clone())).await;
     must("increment_many: atomic and exact concurrently, on shared counters", overlapping(storage.clone()))
         .await;
+    must("increment_many: concurrently, each item has its own total", own_totals(storage.clone())).await;
     must("reset_usage: of concurrent calls one succeeds", concurrent_resets(storage.clone())).await;
     must("a dropped increment is applied as a whole or not at all", dropped(storage.clone())).await;
     must("a call ends within its deadline, and reports its outcome", deadline(storage.clone())).await;
@@ -44,9 +61,8 @@ async fn is_empty<B: UsageStore>(storage: Storage<B>) {
 }
 
 async fn clear<B: UsageStore>(storage: &Storage<B>) {
-    for key in ok("list_usage", storage.list_usage().await).into_keys() {
-        ok("reset of a listed key", storage.reset_usage(&key).await);
-    }
+    let keys: Vec<Key> = ok("list_usage", storage.list_usage().await).into_keys().collect();
+    remove::<Usage, B>(storage, &keys).await;
 }
 
 fn record<const N: usize>(counters: [(&str, i64); N]) -> UsageRecord {
@@ -213,7 +229,8 @@ async fn many<B: UsageStore>(storage: Storage<B>) {
     add(&storage, "a", "x", 100).await;
     let steps = [("a", "x", 1), ("b", "x", 5), ("a", "y", -1), ("a", "x", 10), ("b", "x", -7), ("c", "x", 0)];
     let increments = steps.map(|(record, field, delta)| Increment::new(&key(record), &key(field), delta));
-    counted("increment_many", increments.len(), storage.increment_many(&increments).await);
+    let totals = counted("increment_many", increments.len(), storage.increment_many(&increments).await);
+    same("the total of each", vec![101, 5, -1, 111, -2, 0], totals);
     same("a", record([("x", 111), ("y", -1)]), get(&storage, "a").await);
     same("b", record([("x", -2)]), get(&storage, "b").await);
     same("c", record([("x", 0)]), get(&storage, "c").await);
@@ -243,9 +260,23 @@ async fn many_overflow<B: UsageStore>(storage: Storage<B>) {
     let report = ok("increment_many", storage.increment_many(&increments).await);
     let failed = [1, 3, 4, 7, 9, 12].map(|at: usize| (at, &increments[at].key));
     same_failures("increment_many", ErrorKind::Overflow, &failed, &report.failures);
-    let some = Some;
-    let totals = [some(i64::MAX), None, some(i64::MAX - 5), None, None, some(0)];
-    let _ = totals;
+    let totals = [
+        Some(1),
+        None,
+        Some(i64::MAX),
+        None,
+        None,
+        Some(1),
+        Some(i64::MIN + 1),
+        None,
+        Some(i64::MAX - 5),
+        None,
+        Some(1),
+        Some(i64::MAX),
+        None,
+        Some(i64::MAX - 1),
+    ];
+    same("the totals", totals.to_vec(), report.totals);
     let counts = [
         ("before", 1),
         ("top", i64::MAX - 5),
@@ -270,6 +301,137 @@ async fn sizes<B: UsageStore>(storage: Storage<B>) {
     let expected = keys.iter().cloned().zip((1..).map(|n| record([("x", 4 * n + 1_500)]))).collect();
     same_records("records", &expected, &ok("list_usage", storage.list_usage().await));
     clear(&storage).await;
+}
+
+async fn own_totals<B: UsageStore>(storage: Storage<B>) {
+    let totals = concurrently((0..8).map(|task| hot_batches(storage.clone(), task))).await;
+    let mut totals = totals.concat();
+    totals.sort_unstable();
+    same("the totals that were returned, each once", (1..=8 * 4 * 6).collect(), totals);
+    clear(&storage).await;
+}
+
+/// Counts one counter twice in each batch, beside others. Returns its totals.
+async fn hot_batches<B: UsageStore>(storage: Storage<B>, task: i64) -> Vec<i64> {
+    let other = key(&format!("other {task}"));
+    let hot = || Increment::new(&key("hot"), &key("x"), 1);
+    let batch =
+        [hot(), Increment::new(&other, &key("x"), 1), hot(), Increment::new(&key("hot"), &key("y"), 5)];
+    let mut totals = Vec::new();
+    for round in 0..12 {
+        let mut batch = batch.to_vec();
+        batch.rotate_left(round % 4);
+        let found = counted("increment_many", batch.len(), storage.increment_many(&batch).await);
+        let of_hot = batch.iter().zip(found).filter(|(step, _)| **step == hot());
+        let of_hot: Vec<i64> = of_hot.map(|(_, total)| total).collect();
+        assert!(of_hot[0] < of_hot[1], "the totals of one counter are {of_hot:?}");
+        totals.extend(of_hot);
+    }
+    totals
+}
+
+async fn counters<B: UsageStore>(storage: Storage<B>) {
+    let get = async |key: &str, field: &str| ok("get_counter", storage.get_counter(key, field).await);
+    same("of a missing record", 0, get("a", "x").await);
+    add(&storage, "a", "x", -7).await;
+    add(&storage, "a", "zero", 0).await;
+    let found = [get("a", "x").await, get("a", "zero").await, get("a", "y").await, get("A", "x").await];
+    same("the counters", [-7, 0, 0, 0], found);
+    for key in hostile_keys(storage.backend().max_key_bytes()) {
+        ok("increment_usage", storage.increment_usage("b", &key, 5).await);
+        same("a counter of any name", 5, ok("get_counter", storage.get_counter("b", &key).await));
+    }
+    clear(&storage).await;
+}
+
+async fn gets<B: UsageStore>(storage: Storage<B>) {
+    for (name, n) in [("b", 1), ("a", 2), ("d", 3), ("c", 4)] {
+        add(&storage, name, "x", n).await;
+        add(&storage, name, "-x", -n).await;
+    }
+    let keys = ["d", "no", "a", "no", "c", "A", "a"].map(key);
+    let found = ok("get_usages", storage.get_usages(&keys).await);
+    let both = |n| record([("x", n), ("-x", -n)]);
+    same_records(
+        "get_usages",
+        &[("a", both(2)), ("c", both(4)), ("d", both(3))].map(|(name, of)| (key(name), of)).into(),
+        &found.values,
+    );
+    let failed = [1, 3, 5].map(|at: usize| (at, &keys[at]));
+    same_failures("get_usages", ErrorKind::NotFound, &failed, &found.failures);
+    clear(&storage).await;
+}
+
+async fn many_gets<B: UsageStore>(storage: Storage<B>) {
+    let found = ok("get_usages", storage.get_usages(Vec::<Key>::new()).await);
+    same("found and failed", (0, 0), (found.values.len(), found.failures.len()));
+    let keys = numbered("many ", MANY);
+    Usage::put(&storage, &keys).await;
+    let mixed = with_missing(&keys);
+    let missing: Vec<(usize, &Key)> = mixed.iter().enumerate().step_by(10).collect();
+    let found = ok("get_usages", storage.get_usages(&mixed).await);
+    same_failures("get_usages", ErrorKind::NotFound, &missing, &found.failures);
+    same("the number found", MANY - missing.len(), found.values.len());
+    for (key, found) in &found.values {
+        same("its record", &usage_of(key), found);
+    }
+    clear(&storage).await;
+}
+
+async fn prefixes<B: UsageStore>(storage: Storage<B>) {
+    let keys = hostile_keys(storage.backend().max_key_bytes());
+    for prefix in keys.iter().filter(|key| key.as_str().len() < 9) {
+        Usage::put(&storage, &keys).await;
+        let (gone, stay): (Vec<Key>, Vec<Key>) =
+            keys.iter().cloned().partition(|key| key.as_str().starts_with(prefix.as_str()));
+        let what = format!("the number of records with the prefix {:?}", prefix.as_str());
+        same(what, gone.len() as u64, ok("reset", storage.reset_usage_prefix(prefix).await));
+        let what = format!("records after a reset of {:?}", prefix.as_str());
+        same_keys(what, &sorted(stay), ok("list", storage.list_usage().await).into_keys());
+        same("the number of records, again", 0, ok("reset", storage.reset_usage_prefix(prefix).await));
+    }
+    same("the total after a reset", 1, add(&storage, keys[0].as_str(), "x", 1).await);
+    clear(&storage).await;
+}
+
+async fn many_resets<B: UsageStore>(storage: Storage<B>) {
+    let (gone, stay) = (numbered("2025-", 2 * MANY), numbered("2026-", 3));
+    Usage::put(&storage, &gone).await;
+    Usage::put(&storage, &stay).await;
+    same("the number reset", gone.len() as u64, ok("reset", storage.reset_usage_prefix("2025-").await));
+    same_keys("records that stay", &stay, ok("list", storage.list_usage().await).into_keys());
+    let stats = ok("stats", storage.stats().await);
+    same("the number of records", stay.len() as u64, stats.usage_record_count);
+    same("the number reset", 3, ok("reset", storage.reset_usage_prefix("2026-").await));
+}
+
+struct Usage;
+
+/// The record that [`Usage`] stores under a key.
+fn usage_of(key: &Key) -> UsageRecord {
+    record([("bytes", key.as_str().len() as i64), ("-bytes", -(key.as_str().len() as i64))])
+}
+
+impl<B: UsageStore> Streamed<B> for Usage {
+    const NAME: &'static str = "usage";
+
+    async fn put(storage: &Storage<B>, keys: &[Key]) {
+        let old = ok("get_usages", storage.get_usages(keys).await).values;
+        let new = keys.iter().filter(|key| !old.contains_key(*key));
+        let increments: Vec<Increment> = new
+            .flat_map(|key| usage_of(key).into_iter().map(|(field, n)| Increment::new(key, &field, n)))
+            .collect();
+        counted("increment_many", increments.len(), storage.increment_many(&increments).await);
+    }
+
+    async fn remove(storage: &Storage<B>, key: &Key) -> Result<()> {
+        storage.reset_usage(key).await
+    }
+
+    async fn stream(storage: &Storage<B>, options: ListOptions) -> Result<Vec<(Key, bool)>> {
+        let records: Vec<(Key, UsageRecord)> = storage.stream_usage(options).try_collect().await?;
+        Ok(records.into_iter().map(|(key, found)| (key.clone(), usage_of(&key) == found)).collect())
+    }
 }
 
 const STEPS: i64 = 16;

@@ -72,9 +72,10 @@ pub struct BatchFailure {
 }
 
 impl BatchFailure {
-    /// The failure of the item at this index of the request.
+    /// The failure of the item at this index of the request. An error without a key gets this one.
     #[must_use]
     pub fn new(index: usize, key: &Key, error: Error) -> Self {
+        let error = if error.key().is_none() { error.with_key(key) } else { error };
         Self { index, key: key.clone(), error }
     }
 }
@@ -323,7 +324,39 @@ fn common_error(failures: &[BatchFailure]) -> Option<Error> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn reports_print_no_values() {
+        let key = Key::new("sk-secret").unwrap();
+        let credential = Credential::try_from(json!({ "token": "secret" })).unwrap();
+        let mut found = Found::default();
+        found.record(0, &key, Ok(credential));
+        found.record(1, &key, Err(Error::new(ErrorKind::NotFound, "missing")));
+        assert_eq!(found.failures[0].error.key(), Some(&key));
+        assert!(!format!("{found:?}").contains("secret"));
+        let shown = json!(found);
+        assert_eq!(shown["values"]["sk-secret"], json!(found.values[&key].redacted()));
+        assert!(!shown.to_string().contains(r#""secret""#));
+        let cached = Found { values: [(key, b"secret".to_vec())].into(), failures: Vec::new() };
+        assert!(!format!("{cached:?}").contains("115"));
+    }
+
+    #[test]
+    fn totals_are_in_the_order_of_the_items() {
+        let mut totals = Totals::default();
+        let key = Key::new("a").unwrap();
+        totals.record(&key, Ok(1));
+        totals.record(&key, Err(Error::new(ErrorKind::Overflow, "too much")));
+        assert_eq!((totals.totals.as_slice(), totals.failures[0].index), ([Some(1), None].as_slice(), 1));
+        assert_eq!(totals.clone().settle().unwrap().complete().unwrap_err().kind(), ErrorKind::Overflow);
+        let gone = Error::new(ErrorKind::Unavailable, "gone");
+        let lost = Totals::collect([(&key, Err(gone.clone())), (&key, Err(gone))].into_iter());
+        assert_eq!(lost.settle().unwrap_err().kind(), ErrorKind::Unavailable);
+        assert!(Totals::default().settle().unwrap().is_complete());
+    }
 
     fn settled(errors: impl IntoIterator<Item = Option<Error>>) -> Result<BatchReport, Error> {
         let mut report = BatchReport::default();

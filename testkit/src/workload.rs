@@ -9,6 +9,7 @@ use gateway_storage::{
     history::{CommitId, DocumentKind},
     layer::{Layered, Limit, Retry, Stack, Timeout},
     lease::{Claim, Holder, Leases, MAX_LEASE_TTL},
+    list::ListOptions,
     plan::{ApplyOptions, AuditFilter, Plan, Rollback, RollbackOptions},
     refresh::{Refresh, RefreshError, Refused},
     revision::{Condition, Conditional},
@@ -95,6 +96,8 @@ pub async fn credentials<B: CredentialStore>(
     errors.of(on.delete_credential(&missing).await);
     let both = [id.clone(), missing.clone()];
     errors.among(on.get_credentials(&both).await?.failures);
+    let listed: Vec<_> = on.stream_credentials(ListOptions::default()).try_collect().await?;
+    assert!(!listed.is_empty());
     errors.among(on.delete_credentials(&both).await?.failures);
     on.set_credential(&id, fields).await
 }
@@ -106,6 +109,11 @@ pub async fn configs<B: ConfigStore>(on: &Storage<B>, words: &Words, errors: &mu
     on.get_config(key).await?;
     errors.of(on.get_config_as::<Vec<u8>>(key).await);
     assert!(!on.list_configs().await?.is_empty());
+    on.set_configs([(key, json!({ "value": words.config }))]).await?.complete()?;
+    errors.among(on.get_configs([key.as_str(), "missing"]).await?.failures);
+    errors.of(on.set_configs([(key, json!([words.config.repeat(2_000_000 / words.config.len())]))]).await);
+    let page = ListOptions::default().with_prefix(key).with_after(Key::from_static("-")).with_limit(1);
+    assert_eq!(on.stream_configs(page).count().await, 1);
     on.delete_config(key).await?;
     errors.of(on.get_config(key).await);
     errors.of(on.delete_config(key).await);
@@ -188,6 +196,14 @@ pub async fn usage<B: UsageStore>(on: &Storage<B>, words: &Words, errors: &mut E
     let steps = [Increment::new(&key, &field, 1), Increment::new(&key, &field, -1)];
     errors.among(on.increment_many(&steps).await?.failures);
     on.get_usage(&key).await?;
+    assert_eq!(on.get_counter(&key, &field).await?, i64::MAX - 1);
+    let missing = Key::new(&format!("{} is missing", words.usage_key))?;
+    errors.among(on.get_usages([&key, &missing]).await?.failures);
+    assert!(!on.increment_within(&key, &field, 1, 5).await?.is_counted());
+    on.increment_within(&missing, &field, i64::MIN, 5).await?;
+    errors.of(on.increment_within(&missing, &field, -1, 5).await);
+    assert_eq!(on.stream_usage(ListOptions::default()).try_collect::<Vec<_>>().await?.len(), 2);
+    assert_eq!(on.reset_usage_prefix(&missing).await?, 1);
     assert!(!on.list_usage().await?.is_empty());
     on.reset_usage(&key).await?;
     errors.of(on.reset_usage(&key).await);
@@ -203,7 +219,15 @@ pub async fn cache<B: CacheStore>(on: &Storage<B>, words: &Words, errors: &mut E
     errors.of(on.set_cache(key, words.cached.repeat(2_000_000 / words.cached.len()), minute).await);
     on.get_cache(key).await?;
     on.get_cache_entry(key).await?;
+    on.set_cache_many([(key, words.cached.clone())], minute).await?.complete()?;
+    assert!(!on.set_cache_if_absent(key, &words.cached, minute).await?);
+    errors.of(on.set_cache_if_absent(key, &words.cached, Duration::ZERO).await);
+    let large = words.cached.repeat(2_000_000 / words.cached.len());
+    errors.among(on.set_cache_many([(key, large)], minute).await?.failures);
+    errors.among(on.get_cache_many([key.as_str(), "missing"]).await?.failures);
     on.delete_cache(key).await?;
+    let fails = || async { Err::<Vec<u8>, _>(Error::new(ErrorKind::Internal, "no upstream")) };
+    errors.of(on.get_or_cache(key, minute, fails).await);
     errors.of(on.delete_cache(key).await);
     errors.of(on.get_cache(key).await);
     on.set_cache(key, &words.cached, minute).await
@@ -299,7 +323,7 @@ pub async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Result<()>
 }
 
 /// The name of every operation. The names are stable, because dashboards and alerts use them.
-pub const OPERATIONS: [&str; 44] = [
+pub const OPERATIONS: [&str; 56] = [
     "apply_plan",
     "audit_plans",
     "begin",
@@ -314,15 +338,20 @@ pub const OPERATIONS: [&str; 44] = [
     "export",
     "get_cache",
     "get_cache_entry",
+    "get_cache_many",
     "get_config",
+    "get_configs",
+    "get_counter",
     "get_credential",
     "get_credentials",
     "get_usage",
+    "get_usages",
     "get_with_revision",
     "health",
     "import",
     "increment_many",
     "increment_usage",
+    "increment_within",
     "list_configs",
     "list_credentials",
     "list_leases",
@@ -330,14 +359,21 @@ pub const OPERATIONS: [&str; 44] = [
     "release_lease",
     "renew_lease",
     "reset_usage",
+    "reset_usage_prefix",
     "rollback",
     "rollback_plan",
     "set_cache",
+    "set_cache_if_absent",
+    "set_cache_many",
     "set_config",
+    "set_configs",
     "set_credential",
     "set_credentials",
     "set_if",
     "stats",
+    "stream_configs",
+    "stream_credentials",
+    "stream_usage",
     "transaction_delete_config",
     "transaction_delete_credential",
     "transaction_get_config",

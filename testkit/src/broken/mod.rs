@@ -1,8 +1,10 @@
 //! A backend that is `Memory` with one fault. Most of the faults were seen in the Go program gcli2api-go.
 
+mod budgets;
 mod conditional;
 mod leases;
 mod plans;
+mod streams;
 mod transactions;
 
 use std::{
@@ -20,6 +22,7 @@ use gateway_storage::{
     Error, ErrorKind, Exportable, Found, Increment, Key, Memory, Open, OptionalExt, Record, RecordKind,
     Result, StorageStats, UsageRecord, UsageStore,
     lease::Lease,
+    list::ListOptions,
     usage::{Totals, Within},
 };
 use serde_json::{Map, Value, json};
@@ -117,8 +120,45 @@ pub enum Fault {
     ResetLeavesAField,
     /// An increment by 0 creates no counter.
     ZeroMakesNoCounter,
+    /// Reads, compares, and counts.
+    WithinIsRacy,
+    /// Refuses a total that equals the limit.
+    WithinIsExclusive,
+    /// Compares in floats.
+    WithinInFloats,
+    /// A total over `i64::MAX` is an error instead of a refusal.
+    WithinOverflows,
+    /// Counts what it refuses.
+    RefusedIsCounted,
+    /// Makes a counter that it refuses to count.
+    RefusedMakesCounter,
+    /// A refusal has the total that was refused.
+    RefusedHasNewTotal,
+    /// Each item of a batch has the total after the whole batch.
+    TotalsAreFinal,
+    /// A missing counter is an error.
+    MissingCounterFails,
+    /// Resets what contains the prefix.
+    ResetsWhatContains,
+    /// The number of records reset is that of their counters.
+    ResetCountsCounters,
+    /// Resets a thousand records at most.
+    ResetEndsEarly,
     /// A write that was applied ends with a timeout that says it was not.
     TimeoutLies,
+    // Streams
+    /// A stream is not in the order of the keys.
+    StreamIsUnsorted,
+    /// The prefix is compared without case.
+    StreamIgnoresCase,
+    /// A stream begins with the key after which it should begin.
+    StreamIncludesAfter,
+    /// The limit counts records without the prefix.
+    StreamLimitsFirst,
+    /// A stream ends after 500 records.
+    StreamEndsEarly,
+    /// The limit counts records that were deleted meanwhile.
+    StreamCountsDeleted,
     // Export and import
     /// An import drops usage records.
     ImportDropsUsage,
@@ -145,6 +185,14 @@ pub enum Fault {
     EntryNeverAges,
     /// Cuts a value that is too large instead of refusing it.
     NoSizeLimit,
+    /// `set_cache_if_absent` replaces a value.
+    IfAbsentReplaces,
+    /// Reads, and then stores.
+    IfAbsentIsRacy,
+    /// A batch of cache values has a minute to live.
+    ManyLiveAMinute,
+    /// A cache value that is too large ends the batch.
+    TooLargeStopsMany,
     /// A cached value ends at its first NUL.
     CacheCutsAtNul,
     // Config batches
@@ -559,7 +607,8 @@ impl UsageStore for Broken {
     }
 
     async fn increment_within(&self, key: &Key, field: &Key, delta: i64, limit: i64) -> Result<Within> {
-        self.memory.increment_within(&self.key(key), field, delta, limit).await
+        let (key, field) = self.counter(key, field);
+        self.within(&key, &field, delta, limit).await
     }
 
     async fn increment_many(&self, increments: &[Increment]) -> Result<Totals> {
@@ -581,7 +630,24 @@ impl UsageStore for Broken {
         for (index, result) in results {
             totals.record(&increments[index].key, result);
         }
-        Ok(totals)
+        Ok(if self.has(TotalsAreFinal) { Self::final_totals(totals, increments) } else { totals })
+    }
+
+    async fn get_counter(&self, key: &Key, field: &Key) -> Result<i64> {
+        let (key, field) = self.counter(key, field);
+        if self.has(MissingCounterFails) {
+            self.memory.get_usage(&key).await?;
+        }
+        self.memory.get_counter(&key, &field).await
+    }
+
+    async fn reset_usage_prefix(&self, prefix: &Key) -> Result<u64> {
+        self.reset_prefix(prefix).await
+    }
+
+    fn stream_usage(&self, options: ListOptions) -> impl Stream<Item = Result<(Key, UsageRecord)>> + Send {
+        let all = self.memory.stream_usage(ListOptions::default());
+        self.spoiled(options, all, move |key| async move { self.memory.get_usage(&key).await.is_ok() })
     }
 
     async fn get_usage(&self, key: &Key) -> Result<UsageRecord> {
@@ -641,7 +707,28 @@ impl CacheStore for Broken {
     }
 
     async fn set_cache_if_absent(&self, key: &Key, value: &[u8], ttl: Duration) -> Result<bool> {
-        self.memory.set_cache_if_absent(key, value, ttl).await
+        match self.fault {
+            IfAbsentReplaces => self.memory.set_cache(key, value, ttl).await.map(|()| true),
+            IfAbsentIsRacy if self.memory.get_cache(key).await.is_err() => {
+                tokio::task::yield_now().await;
+                self.memory.set_cache(key, value, ttl).await.map(|()| true)
+            }
+            _ => self.memory.set_cache_if_absent(key, value, ttl).await,
+        }
+    }
+
+    async fn set_cache_many(&self, values: &[(Key, Vec<u8>)], ttl: Duration) -> Result<BatchReport> {
+        let mut report = BatchReport::default();
+        let ttl = if self.has(ManyLiveAMinute) && !ttl.is_zero() { Duration::from_secs(60) } else { ttl };
+        for (index, (key, value)) in values.iter().enumerate() {
+            let stored = self.memory.set_cache(key, value, ttl).await;
+            let ends = stored.is_err() && self.has(TooLargeStopsMany);
+            report.record(index, key, stored);
+            if ends {
+                break;
+            }
+        }
+        Ok(report)
     }
 
     async fn delete_cache(&self, key: &Key) -> Result<()> {
