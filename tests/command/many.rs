@@ -1,6 +1,7 @@
 //! Many values at once, budgets, and a cache value that is stored once.
 
 use serde_json::{Value, json};
+use testkit::servers;
 
 use super::Place;
 
@@ -93,4 +94,17 @@ fn many_configs_are_stored_at_once() {
     ] {
         assert_eq!(place.fails_as(2, line), "usage", "{line:?}");
     }
+}
+
+#[test]
+fn a_cache_value_is_stored_if_there_is_none() {
+    let (place, url) = (Place::new(), servers::redis());
+    let set = |value| ["--url", &url, "cache", "set", "k", value, "--ttl", "1h", "--if-absent"];
+    assert_eq!(place.ok(&set("first")), "");
+    assert_eq!(place.fails_as(1, &set("second")), "conflict");
+    let refused = "error: the cache holds a value for this key, so nothing was stored\n";
+    assert_eq!(place.fails(1, &set("second")), refused);
+    assert_eq!(place.ok(&["--url", &url, "cache", "get", "k"]), "first");
+    assert_eq!(place.ok(&["--url", &url, "cache", "delete", "k"]), "");
+    assert_eq!(place.json(&set("third")), json!({ "ok": true }));
 }
