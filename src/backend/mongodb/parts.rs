@@ -23,7 +23,8 @@ where
     let mut backoff = Backoff::until(call.deadline);
     while let Some(part) = parts.pop() {
         if let [item] = part {
-            singles.push((part, one(item)));
+            let single = one(item);
+            singles.push(async move { (part, single.await) });
             continue;
         }
         let result = together(part).await;
@@ -40,7 +41,7 @@ where
             results.push((part, result));
         }
     }
-    let singles = stream::iter(singles).map(|(part, item)| async move { (part, item.await) });
-    results.extend(singles.buffer_unordered(CONCURRENT_CHUNKS).collect::<Vec<_>>().await);
+    let singles = stream::iter(singles).buffer_unordered(CONCURRENT_CHUNKS);
+    results.extend(singles.collect::<Vec<_>>().await);
     results
 }
