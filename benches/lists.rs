@@ -10,7 +10,6 @@
 
 use std::{
     fs,
-    future::Future,
     hint::black_box,
     pin::pin,
     process::{Command, Stdio},
@@ -226,15 +225,13 @@ async fn count<B: Measured>(storage: &Storage<B>, kind: RecordKind, options: Lis
     }
 }
 
-fn counted<V>(records: impl Stream<Item = Result<(Key, V)>>) -> impl Future<Output = u64> {
-    async move {
-        let (mut records, mut count) = (pin!(records), 0);
-        while let Some(record) = records.try_next().await.unwrap() {
-            black_box(record);
-            count += 1;
-        }
-        count
+async fn counted<V>(records: impl Stream<Item = Result<(Key, V)>>) -> u64 {
+    let (mut records, mut count) = (pin!(records), 0);
+    while let Some(record) = records.try_next().await.unwrap() {
+        black_box(record);
+        count += 1;
     }
+    count
 }
 
 /// A number of `/proc/self/status`, in KiB.

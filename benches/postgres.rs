@@ -306,7 +306,7 @@ impl Bench {
             1,
             |count| {
                 self.in_a_row(count, async || {
-                    assert_eq!(self.storage.get_credentials(&ids).await.unwrap().credentials.len(), BATCH);
+                    assert_eq!(self.storage.get_credentials(&ids).await.unwrap().values.len(), BATCH);
                 })
             },
             |count| {

@@ -54,7 +54,7 @@ pub(crate) async fn each_total_is_returned_once<B: UsageStore>(storages: &[Stora
         async move {
             let mut totals = Vec::new();
             for round in 0..ROUNDS {
-                if (task + round) % 4 == 0 {
+                if (task + round).is_multiple_of(4) {
                     for key in &keys {
                         totals.push((key.clone(), storage.increment_usage(key, &field, 1).await.unwrap()));
                     }

@@ -240,7 +240,7 @@ async fn answer<B: Comparable>(on: &Storage<B>, operation: &Operation) -> Result
                 found.values.iter().map(|(key, value)| json!([key, value.value()])).collect();
             json!([values, of_failures(&found.failures)])
         }
-        SetConfigs(items) => of_report(&on.set_configs(items).await?),
+        SetConfigs(items) => of_report(&on.set_configs(items.iter().cloned()).await?),
         ApplyPlan(key, changes) => {
             let plan = Plan::new(changes.iter().map(mutation).collect::<Vec<_>>())?;
             json!(format!(

@@ -520,7 +520,11 @@ mod tests {
         // Queued behind the first page, and before the second one, which is then withdrawn.
         let slow = tokio::spawn({
             let backend = storage.backend().clone();
-            async move { backend.write(|_| Ok(std::thread::sleep(Duration::from_millis(600)))).await }
+            let sleep = |_: &mut Draft<'_>| {
+                std::thread::sleep(Duration::from_millis(600));
+                Ok(())
+            };
+            async move { backend.write(sleep).await }
         });
         while storage.backend().committer().unwrap().queued() < 1 {
             tokio::time::sleep(Duration::from_millis(1)).await;
