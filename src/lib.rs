@@ -36,9 +36,9 @@
 //! | [`Pooled`]: statistics and size of the connection pool | | x | x | x | | |
 //! | [`History`]: history of a record, its value at a commit, revert | | | | | x | |
 //!
-//! A backend that is chosen at run time is [`Either`] of two, or [`one_of!`] of several. The capability traits
-//! are not `dyn` compatible, so there is no `Box<dyn ..>` of a backend: `one_of!` is the type for that choice.
-//! A [`scope`] is one tenant's part of a store. A wrapper of your own ([`wrap`]) can change keys and values.
+//! A backend that is chosen at run time is [`Either`] of two, or [`one_of!`] of several: the capability
+//! traits are not `dyn` compatible, so there is no `Box<dyn ..>` of a backend. A [`scope`] is one tenant's
+//! part of a store. A wrapper of your own ([`wrap`]) can change keys and values.
 //!
 //! Each method of these traits lists what it promises. [`Backend`] says what holds for all of them, and
 //! [`Error`] what can go wrong. A [`layer`] wraps every operation: telemetry ([`Storage::instrumented`]), a
@@ -181,14 +181,13 @@ pub mod redis {
 
 /// Streams of records: [`ListOptions`](list::ListOptions).
 ///
-/// [`stream_credentials`](crate::Storage::stream_credentials), [`stream_configs`](crate::Storage::stream_configs)
-/// and [`stream_usage`](crate::Storage::stream_usage) read records page by page, in the order of their keys, in
-/// the memory of one page. With a prefix they read a part of a store, with a limit and the last key one page
-/// of a list.
+/// [`stream_credentials`](crate::Storage::stream_credentials),
+/// [`stream_configs`](crate::Storage::stream_configs) and [`stream_usage`](crate::Storage::stream_usage) read
+/// records page by page, in the order of their keys, in the memory of one page. With a prefix they read a
+/// part of a store; with a limit, and the last key as `after`, one page of a list.
 ///
-/// On `Redis`, whose keys have no order, the ids of credentials and usage records are first collected by a
-/// scan of the whole database: the `limit` smallest ids, or up to 200,000 ids for each scan. Values are read
-/// 100 at a time.
+/// The keys of `Redis` have no order: its page has the cost. [The contract](crate::CredentialStore) has the
+/// promises.
 pub mod list {
     pub use crate::model::ListOptions;
 }

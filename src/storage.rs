@@ -562,8 +562,9 @@ impl<B> Storage<B> {
         }
     }
 
-    /// Adds to many counters, and returns the new totals: a slice of [`Increment`](crate::Increment)s, or of tuples. An invalid key fails
-    /// the whole call before it is sent. See [`UsageStore::increment_many`].
+    /// Adds to many counters, and returns the new total of each: a slice of
+    /// [`Increment`](crate::Increment)s, or of tuples. An invalid key fails the whole call before it is sent.
+    /// See [`UsageStore::increment_many`].
     ///
     /// ```
     /// # use gateway_storage::{Memory, Storage};

@@ -47,7 +47,7 @@ pub trait CacheStore: Backend {
     ///
     /// - Of concurrent calls one stores its value: the comparison and the write are one step.
     /// - A value that has expired is none.
-    /// - The arguments are checked as those of [`set_cache`](CacheStore::set_cache), also if there is a value.
+    /// - The arguments are checked as by [`set_cache`](CacheStore::set_cache), also if there is a value.
     #[operation(write)]
     fn set_cache_if_absent(
         &self,

@@ -72,8 +72,8 @@ pub trait ConfigStore: Backend {
     /// values.
     ///
     /// - The stream ends after the first error.
-    /// - It is read page by page, and is no snapshot: a value that is there all the time is returned once. One
-    ///   that is stored or deleted meanwhile may be returned or not.
+    /// - It is read page by page, and is no snapshot: a value that is there all the time is returned once.
+    ///   One that is stored or deleted meanwhile may be returned or not.
     #[operation(read)]
     fn stream_configs(&self, options: ListOptions) -> impl Stream<Item = Result<(Key, ConfigValue)>> + Send {
         stream::of_map(options, self.list_configs())

@@ -34,8 +34,8 @@ pub trait UsageStore: Backend {
     /// Adds `delta` to one counter if its new total is then at most `limit`. For budgets: see
     /// [`usage`](crate::usage).
     ///
-    /// - [`Counted`](Within::Counted) with the new total, or [`Refused`](Within::Refused) with the total as it
-    ///   is: then nothing is changed, and a missing counter is not made.
+    /// - [`Counted`](Within::Counted) with the new total, or [`Refused`](Within::Refused) with the total as
+    ///   it is: then nothing is changed, and a missing counter is not made.
     /// - The comparison and the addition are one step under any concurrency, in this process and others: the
     ///   total of concurrent calls never exceeds the limit, and a call is refused only if it would.
     /// - A new total of more than `i64::MAX` is over every limit. One of less than `i64::MIN` is

@@ -100,6 +100,11 @@ impl RecordKey {
         bytes
     }
 
+    /// The encoding up to the field of a counter. No credential, config value or plan has such a separator.
+    pub fn without_field(encoded: &[u8]) -> &[u8] {
+        encoded.split(|byte| *byte == SEPARATOR).next().unwrap_or_default()
+    }
+
     /// Decodes the output of [`encode`](Self::encode). Other bytes are `Corrupt`.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (kind, name) = bytes.split_first().ok_or_else(corrupt)?;

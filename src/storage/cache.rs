@@ -99,17 +99,16 @@ impl<B> Storage<B> {
     /// - Clones of a handle wait for each other, and so do handles to scopes of its store. Other processes
     ///   compute for themselves: where one computation in a fleet matters, take a
     ///   [lease](crate::lease::Leases).
-    /// - While the store is [unavailable, busy or slow](Error::is_retryable), a value is computed and returned
-    ///   as if it were missing, and is not stored.
+    /// - While the store is [unavailable, busy or slow](Error::is_retryable), a value is computed and
+    ///   returned as if it were missing, and is not stored.
     /// - The deadline of the handle does not bind `compute`, which has one of its own if it needs one.
     /// - If the call is dropped, `compute` is dropped with it, and one of those that wait computes instead.
     ///
     /// # Errors
     ///
-    /// The error of `compute`. The tasks that waited for it then get
-    /// [`Unavailable`](ErrorKind::Unavailable): they would only fail one after another.
-    /// Errors of the store that do not pass by themselves, such as [`TooLarge`](ErrorKind::TooLarge), and those
-    /// of the arguments, before anything is computed.
+    /// The error of `compute`. The tasks that waited for it then get [`Unavailable`](ErrorKind::Unavailable):
+    /// they would only fail one after another. Errors of the store that do not pass by themselves, such as
+    /// [`TooLarge`](ErrorKind::TooLarge), and those of the arguments, before anything is computed.
     pub fn get_or_cache<V, E, F>(
         &self,
         key: impl IntoKey,

@@ -1,5 +1,5 @@
-//! Many processes and tasks spend the same budgets, and one of the processes is killed. No budget is exceeded,
-//! a call is refused only if it would be, and the counter is what the calls together say.
+//! Many processes and tasks spend the same budgets, and one of the processes is killed. No budget is
+//! exceeded, a call is refused only if it would be, and the counter is what the calls together say.
 //!
 //! This program runs itself as the workers. A long run:
 //!

@@ -51,10 +51,7 @@ impl Conditional for File {
         let (key, new) = (key.clone(), Revision::of(&encoded));
         self.write_admitted(admitted, move |draft| {
             condition.check(&key, stored(draft, kind, &key)?)?;
-            match kind {
-                DocumentKind::Credential => draft.put_credential(key, &encoded)?,
-                DocumentKind::Config => draft.put_config(key, &encoded)?,
-            }
+            draft.put_document(kind, key, &encoded)?;
             Ok(new)
         })
         .await

@@ -29,7 +29,7 @@ impl ConfigStore for File {
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
         self.read(|snapshot| {
-            snapshot.records(RecordKey::configs())?.map(|stored| ConfigValue::read(&stored?)).collect()
+            snapshot.records(RecordKey::configs())?.map(|stored| stored?.document()).collect()
         })
         .await
     }

@@ -5,8 +5,6 @@ use futures_util::FutureExt;
 use super::{
     File,
     cache::{Parsed, weight_of, weight_of_fields},
-    draft::Draft,
-    snapshot::Stored,
     work::{FEW, SMALL_DOCUMENT, SMALL_IN_BATCH, copied, work},
 };
 use crate::{
@@ -27,14 +25,6 @@ pub(super) trait Document: Clone + Send + Sync + 'static {
     fn from_cached(parsed: Parsed) -> Option<Self>;
     /// About how many bytes of memory it takes.
     fn weight(&self) -> usize;
-    fn put(draft: &mut Draft<'_>, key: Key, encoded: &[u8]) -> Result<()>;
-
-    /// The key and the document of a stored record.
-    fn read(stored: &Stored) -> Result<(Key, Self)> {
-        let key = stored.key()?;
-        let document = Self::decode(stored.value()).map_err(|error| error.with_key(&key))?;
-        Ok((key, document))
-    }
 }
 
 impl File {
@@ -73,7 +63,7 @@ impl File {
             |draft, encoded| {
                 let succeeded = encoded.len();
                 for (key, encoded) in encoded {
-                    D::put(draft, key, &encoded)?;
+                    draft.put_document(D::KIND, key, &encoded)?;
                 }
                 Ok(BatchReport { succeeded, failures: Vec::new() })
             },
@@ -115,10 +105,6 @@ impl Document for Credential {
     fn weight(&self) -> usize {
         weight_of_fields(self.fields())
     }
-
-    fn put(draft: &mut Draft<'_>, key: Key, encoded: &[u8]) -> Result<()> {
-        draft.put_credential(key, encoded)
-    }
 }
 
 impl Document for ConfigValue {
@@ -153,9 +139,5 @@ impl Document for ConfigValue {
 
     fn weight(&self) -> usize {
         weight_of(self.value())
-    }
-
-    fn put(draft: &mut Draft<'_>, key: Key, encoded: &[u8]) -> Result<()> {
-        draft.put_config(key, encoded)
     }
 }

@@ -10,7 +10,6 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use super::{
     directory::Directory,
     held::Held,
-    snapshot::raw_key,
     tables::{CHANGED, EXPIRIES, LEASES, META, RECORDS, not_written},
 };
 use crate::{
@@ -289,6 +288,13 @@ impl<'t> Draft<'t> {
         Ok(true)
     }
 
+    pub(super) fn put_document(&mut self, kind: DocumentKind, key: Key, encoded: &[u8]) -> Result<()> {
+        match kind {
+            DocumentKind::Credential => self.put_credential(key, encoded),
+            DocumentKind::Config => self.put_config(key, encoded),
+        }
+    }
+
     pub(super) fn put_credential(&mut self, id: Key, encoded: &[u8]) -> Result<()> {
         self.put(&RecordKey::Credential(id.clone()), encoded)?;
         self.changed.push((DocumentKind::Credential, id));
@@ -398,7 +404,9 @@ impl<'t> Draft<'t> {
                 })
         });
         let bytes = self.noted(counters.map_err(Into::into))?;
-        let removed = touched.chunk_by(|one, next| raw_key(one) == raw_key(next)).count() as u64;
+        let removed = touched
+            .chunk_by(|one, next| RecordKey::without_field(one) == RecordKey::without_field(next))
+            .count() as u64;
         for name in touched {
             self.touch(Part::Record, &name);
         }

@@ -32,7 +32,7 @@ impl<D: Document> Listed for D {
     };
 
     fn parse(stored: &[Stored]) -> Result<(Key, Self)> {
-        D::read(&stored[0])
+        stored[0].document()
     }
 }
 

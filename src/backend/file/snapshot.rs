@@ -165,6 +165,13 @@ impl Stored {
         decode_key(self.name.value().get(1..).unwrap_or_default())
     }
 
+    /// The key and the document.
+    pub(super) fn document<D: Document>(&self) -> Result<(Key, D)> {
+        let key = self.key()?;
+        let document = D::decode(self.value()).map_err(|error| error.with_key(&key))?;
+        Ok((key, document))
+    }
+
     /// The number of bytes of name and value.
     pub(super) fn bytes(&self) -> u64 {
         (self.name.value().len() + self.value.value().len()) as u64
@@ -177,7 +184,7 @@ impl Stored {
 
     /// The bytes of the name up to the field of a counter.
     pub(super) fn raw_key(&self) -> &[u8] {
-        raw_key(self.raw_name())
+        RecordKey::without_field(self.raw_name())
     }
 
     /// The key and the field of a counter.
@@ -191,11 +198,6 @@ impl Stored {
     pub(super) fn value(&self) -> &[u8] {
         self.value.value()
     }
-}
-
-/// The bytes of a name up to the field of a counter, which follows a NUL. No other name has one.
-pub(super) fn raw_key(name: &[u8]) -> &[u8] {
-    name.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 impl Iterator for Records {

@@ -6,11 +6,10 @@ use mongodb::bson::{RawDocument, RawDocumentBuf, doc, raw::cstr};
 use super::{
     MongoDb,
     command::{set_documents, upsert, upsert_all},
-    document,
+    counters, document,
     increments::COUNTERS,
     pool::Permit,
     scan::Pages,
-    usage,
 };
 use crate::{
     BatchReport, Exportable, Key, Record, Result,
@@ -50,7 +49,7 @@ impl Export {
                     page.push(Record::Config { key, value });
                 }
                 Kind::Usage | Kind::Cache => {
-                    let record = usage::record(document).map_err(|error| error.with_key(&key))?;
+                    let record = counters::record(document).map_err(|error| error.with_key(&key))?;
                     let counter = |(field, count)| Record::Usage { key: key.clone(), field, count };
                     page.extend(record.into_iter().map(counter));
                 }
@@ -72,7 +71,7 @@ fn set_counters<'k>(counters: &[((&'k Key, &'k Key), i64)]) -> Vec<(&'k Key, Raw
         .map(|counters| {
             let ((key, _), _) = counters[0];
             let counts = counters.iter().map(|((_, field), count)| (*field, *count));
-            (key, upsert(key, usage::change(cstr!("$set"), counts)))
+            (key, upsert(key, counters::change(cstr!("$set"), counts)))
         })
         .collect()
 }

@@ -9,9 +9,9 @@ use super::{
     CONCURRENT_CHUNKS, MongoDb,
     command::{FindOneAnd, any_of, by_id, find_one_and, of_paths, update, upsert},
     commit::commit,
+    counters::{change, keyed_record, overflow, path_of, record},
     error, parts,
     server::Call,
-    usage::{change, keyed_record, overflow, path_of, record},
 };
 use crate::{
     Error, ErrorKind, Increment, Key, Outcome, Result, UsageRecord,

@@ -4,6 +4,7 @@ mod command;
 mod commit;
 mod conditional;
 mod config;
+mod counters;
 mod credential;
 mod document;
 mod error;

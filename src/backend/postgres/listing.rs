@@ -4,7 +4,7 @@ use futures_core::Stream;
 
 use super::{
     Postgres, config, credential,
-    statement::{Json, Parameter, Sql, column, key},
+    statement::{Json, Parameter, Sql, column, counters_of, key},
     usage,
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         Effect,
         listing::{self, PAGE_BYTES, Page},
     },
-    model::{BEHIND_ALL, KeyRange, ListOptions},
+    model::{KeyRange, ListOptions},
 };
 
 /// How many counters of the next records [`Sql::PageRecords`] considers.
@@ -29,13 +29,6 @@ pub(super) fn documents_of(range: &KeyRange, most: usize) -> [Parameter<'_>; 5] 
     let without = if range.has_first() { "" } else { range.first() };
     let [first, without, end] = [range.first(), without, range.end()].map(Parameter::Text);
     [first, without, end, number(most), number(PAGE_BYTES)]
-}
-
-/// Where the counters of a range begin, and its end: see [`Sql::PageRecords`].
-pub(super) fn counters_of(range: &KeyRange) -> [Parameter<'_>; 3] {
-    // No field is empty, and all sort before the other text.
-    let field = if range.has_first() { "" } else { BEHIND_ALL };
-    [range.first(), field, range.end()].map(Parameter::Text)
 }
 
 impl Postgres {

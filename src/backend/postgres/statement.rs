@@ -9,7 +9,11 @@ use tokio_postgres::{
 };
 
 use super::error;
-use crate::{Key, Result, codec::decode_key, model::Revision};
+use crate::{
+    Key, Result,
+    codec::decode_key,
+    model::{BEHIND_ALL, KeyRange, Revision},
+};
 
 macro_rules! statements {
     ($($name:ident = $text:literal;)*) => {
@@ -270,6 +274,13 @@ pub(super) enum Parameter<'p> {
 
 /// JSON text that is sent to, or comes from, the server.
 pub(super) struct Json<'j>(pub(super) &'j [u8]);
+
+/// Where the counters of a range begin, and its end: see [`Sql::PageRecords`].
+pub(super) fn counters_of(range: &KeyRange) -> [Parameter<'_>; 3] {
+    // No field is empty, and all sort before the other text.
+    let field = if range.has_first() { "" } else { BEHIND_ALL };
+    [range.first(), field, range.end()].map(Parameter::Text)
+}
 
 impl Parameter<'_> {
     pub(super) const fn type_of(&self) -> Type {

@@ -7,9 +7,8 @@ use tokio_postgres::Row;
 
 use super::{
     CONCURRENT_CHUNKS, Postgres, credential, error,
-    listing::counters_of,
     server::Call,
-    statement::{Parameter, Sql, column, key as name},
+    statement::{Parameter, Sql, column, counters_of, key as name},
 };
 use crate::{
     Error, ErrorKind, Found, Increment, Key, Outcome, Result, UsageRecord, UsageStore,

@@ -41,7 +41,7 @@ pub(crate) struct Failure {
     pub(crate) outcome: &'static str,
     /// The backend's own code.
     pub(crate) code: Option<String>,
-    /// The key of the record that the error is about. Boxed, because a result has this size even if it is `Ok`.
+    /// The key of the record that the error is about. Boxed, because every `Result` has the size of this.
     pub(crate) key: Option<Box<Key>>,
     /// The error, then its causes.
     pub(crate) chain: Vec<String>,
