@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let ids = ["cred-001", "cred-002", "cred-003", "cred-999"];
     let found = storage.get_credentials(ids).await?;
-    for (id, credential) in &found.credentials {
+    for (id, credential) in &found.values {
         println!("found {}: {credential:?}", id.as_str());
     }
     for failure in &found.failures {

@@ -24,20 +24,21 @@
 //!
 //! | | [`File`] | [`Redis`] | [`MongoDb`] | [`Postgres`] | [`Git`] | [`Memory`] |
 //! |---|:---:|:---:|:---:|:---:|:---:|:---:|
-//! | [`CredentialStore`]: get, set, delete, list, and batches of them | x | x | x | x | x | x |
-//! | [`ConfigStore`]: get, set, delete, list | x | x | x | x | x | x |
+//! | [`CredentialStore`]: get, set, delete, list, batches, streams | x | x | x | x | x | x |
+//! | [`ConfigStore`]: get, set, delete, list, batches, streams | x | x | x | x | x | x |
 //! | [`Conditional`](revision::Conditional): set or delete only what has not changed | x | x | x | x | x | x |
 //! | [`Leases`](lease::Leases): one of many processes does something, for a while | x | x | x | x | | x |
 //! | [`ConfigBatch`]: many config changes at once, idempotent by key, reversible, audited | x | x | x | x | | x |
-//! | [`UsageStore`]: increment, increment many, get, reset, list | x | x | x | x | | x |
-//! | [`CacheStore`]: get (optionally with the time left), set with a time to live, delete | | x | | | | x |
+//! | [`UsageStore`]: increment one, many, or within a [budget](usage); get, reset, list, streams | x | x | x | x | | x |
+//! | [`CacheStore`]: get (optionally with the time left), set with a time to live, set if absent, delete, batches | | x | | | | x |
 //! | [`Transactional`]: begin, then commit or roll back; [`transact!`] retries conflicts | | | x | x | | x |
 //! | [`Exportable`]: export as a stream, import | x | x | x | x | x | x |
 //! | [`Pooled`]: statistics and size of the connection pool | | x | x | x | | |
 //! | [`History`]: history of a record, its value at a commit, revert | | | | | x | |
 //!
-//! A backend that is chosen at run time is [`Either`] of two, or [`one_of!`] of several. A [`scope`] is one
-//! tenant's part of a store. A wrapper of your own ([`wrap`]) can change keys and values.
+//! A backend that is chosen at run time is [`Either`] of two, or [`one_of!`] of several. The capability traits
+//! are not `dyn` compatible, so there is no `Box<dyn ..>` of a backend: `one_of!` is the type for that choice.
+//! A [`scope`] is one tenant's part of a store. A wrapper of your own ([`wrap`]) can change keys and values.
 //!
 //! Each method of these traits lists what it promises. [`Backend`] says what holds for all of them, and
 //! [`Error`] what can go wrong. A [`layer`] wraps every operation: telemetry ([`Storage::instrumented`]), a

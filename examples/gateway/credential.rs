@@ -1,15 +1,17 @@
 //! The pool of credentials, and how one is refreshed.
 
 use std::{
-    collections::BTreeMap,
     convert::Infallible,
+    pin::pin,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
+use futures_util::TryStreamExt;
 use gateway_storage::{
     Credential, CredentialStore, Error, ErrorKind, Key, Result, Storage,
     lease::Leases,
+    list::ListOptions,
     refresh::{Refresh, RefreshError, Refreshed, Refused},
     revision::Conditional,
 };
@@ -120,7 +122,8 @@ pub(crate) struct Pool(Vec<Member>);
 impl Pool {
     pub(crate) async fn new<B: CredentialStore>(storage: &Storage<B>) -> Result<Self> {
         let mut members = Vec::new();
-        for (id, credential) in all_credentials(storage).await? {
+        let mut stored = pin!(storage.stream_credentials(ListOptions::default()));
+        while let Some((id, credential)) = stored.try_next().await? {
             if credential.get("disabled") != Some(&Value::Bool(true)) {
                 members.push(Member { usage: usage_key(&id)?, id, refreshed: Mutex::default() });
             }
@@ -145,16 +148,5 @@ impl Pool {
             Some((member.id.clone(), fields))
         };
         self.0.iter().filter_map(last).collect()
-    }
-}
-
-/// Every stored credential.
-pub(crate) async fn all_credentials<B: CredentialStore>(
-    storage: &Storage<B>,
-) -> Result<BTreeMap<Key, Credential>> {
-    let found = storage.get_credentials(storage.list_credentials().await?).await?;
-    match found.failures.into_iter().next() {
-        None => Ok(found.credentials),
-        Some(failure) => Err(failure.error),
     }
 }

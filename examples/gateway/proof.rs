@@ -3,9 +3,10 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use gateway_storage::{Credential, CredentialStore, Key, Result, Storage, UsageStore};
+use futures_util::TryStreamExt;
+use gateway_storage::{Credential, CredentialStore, Key, Result, Storage, UsageStore, list::ListOptions};
 
-use crate::{credential::all_credentials, report::thousands};
+use crate::report::thousands;
 
 /// Every counter and every credential of a store.
 pub(crate) struct Contents {
@@ -19,7 +20,8 @@ impl Contents {
         for (key, record) in storage.list_usage().await? {
             counters.extend(record.into_iter().map(|(field, count)| ((key.clone(), field), count)));
         }
-        Ok(Self { counters, credentials: all_credentials(storage).await? })
+        let credentials = storage.stream_credentials(ListOptions::default()).try_collect().await?;
+        Ok(Self { counters, credentials })
     }
 
     /// The number of requests counted so far, in all runs.

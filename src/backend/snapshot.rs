@@ -1,10 +1,25 @@
 //! Streams over data in memory.
 
+use std::iter;
+
 use futures_core::Stream;
 use futures_util::{StreamExt, future, stream};
 use tokio::task::consume_budget;
 
-use crate::Result;
+use crate::{Key, Result, model::KeyRange};
+
+/// The entries of a sorted map in a range. `first` looks up the first one of a range, so that the map is
+/// borrowed for no longer than that.
+pub(super) fn entries<V>(
+    mut range: KeyRange,
+    mut first: impl FnMut(&KeyRange) -> Option<(Key, V)>,
+) -> impl Iterator<Item = (Key, V)> {
+    iter::from_fn(move || {
+        let entry = first(&range)?;
+        range.begin_after(&entry.0);
+        Some(entry)
+    })
+}
 
 /// A stream of these items, or of the error alone.
 ///

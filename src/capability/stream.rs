@@ -1,6 +1,6 @@
 //! Streams that are read page by page, and the default bodies of the operations that stream records.
 
-use std::{collections::BTreeMap, future::ready, vec};
+use std::{collections::BTreeMap, vec};
 
 use futures_core::Stream;
 use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, stream};

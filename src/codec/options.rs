@@ -194,18 +194,46 @@ fn is_secret(path: &str) -> bool {
 }
 
 /// The error of an option that the backend does not have. It may be a piece of a password after a stray `&`,
-/// so only the name of an option that other programs know is repeated.
+/// so only the name of an option that other programs know is repeated, and of a misspelt one the right name.
 #[cold]
-fn unknown_option(name: &str, known: &BTreeMap<String, String>) -> Error {
-    let known = match known.keys().map(String::as_str).collect::<Vec<_>>().join(", ") {
+fn unknown_option(name: &str, names: &BTreeMap<String, String>) -> Error {
+    let known = match names.keys().map(String::as_str).collect::<Vec<_>>().join(", ") {
         none if none.is_empty() => "none".to_owned(),
         known => known,
     };
+    let alike = most_alike(name, names).map_or(String::new(), |alike| format!("; did you mean `{alike}`?"));
     let elsewhere = OPTIONS_ELSEWHERE.split_whitespace().find(|option| option.eq_ignore_ascii_case(name));
     let what = elsewhere.map_or("the URL has an option that this backend does not know".to_owned(), |name| {
         format!("the URL option `{name}` is not one of this backend: remove it")
     });
-    invalid(format!("{what}; its options: {known}"))
+    invalid(format!("{what}{alike}; its options: {known}"))
+}
+
+/// The option with the most similar name, if at most two characters differ.
+fn most_alike<'k>(name: &str, known: &'k BTreeMap<String, String>) -> Option<&'k str> {
+    const SHORTEST: usize = 4;
+    const LONGEST: usize = 64;
+    let name: Vec<char> = name.chars().take(LONGEST + 1).collect();
+    if !(SHORTEST..=LONGEST).contains(&name.len()) {
+        return None;
+    }
+    let distances = known.keys().map(|option| (edits(&name, option), option.as_str()));
+    distances.filter(|(distance, _)| *distance <= 2).min().map(|(_, option)| option)
+}
+
+/// How many characters must be added, removed or replaced to make one text of the other.
+fn edits(one: &[char], other: &str) -> usize {
+    // The distances of the beginnings of `one` from the part of `other` so far.
+    let mut distances: Vec<usize> = (0..=one.len()).collect();
+    for (row, wanted) in other.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut distances[0], row + 1);
+        for (at, character) in one.iter().enumerate() {
+            let replaced = diagonal + usize::from(*character != wanted);
+            diagonal = distances[at + 1];
+            distances[at + 1] = replaced.min(diagonal + 1).min(distances[at] + 1);
+        }
+    }
+    distances[one.len()]
 }
 
 /// Options of URLs that providers and other drivers' manuals show: those of
@@ -429,5 +457,43 @@ mod tests {
         );
         assert!(!said("pa55word").contains("pa55"));
         assert!(!said("").contains("``"));
+    }
+
+    #[test]
+    fn the_right_name_of_a_misspelt_option_is_suggested() {
+        let known = ["create", "deadline", "pool_size", "wait"];
+        let known = known.map(|name| (name.to_owned(), String::new())).into();
+        let suggested = |name| {
+            let said = unknown_option(name, &known).to_string();
+            assert!(!said.contains(&format!("`{name}`")), "{said}");
+            let (_, suggested) = said.split_once("; did you mean `")?;
+            Some(suggested.split_once("`?; its options: create, deadline").unwrap().0.to_owned())
+        };
+        for (name, wanted) in [
+            ("poolSize", "pool_size"),
+            ("pool-size", "pool_size"),
+            ("deadlin", "deadline"),
+            ("deadlines", "deadline"),
+            ("daedline", "deadline"),
+            ("creat", "create"),
+            ("wiat", "wait"),
+        ] {
+            assert_eq!(suggested(name).as_deref(), Some(wanted), "{name}");
+        }
+        let long = "x".repeat(100_000);
+        for name in [
+            "",
+            "wai",
+            "ait",
+            "pool",
+            "deadl",
+            "dead_lines_",
+            "hunter2",
+            "pa55word",
+            "\u{1f600}".repeat(4).as_str(),
+            &long,
+        ] {
+            assert_eq!(suggested(name), None, "{}", name.len());
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     Increment, Record, Result, Storage, Transactional, UsageStore,
     capability::{Conditional, Leases},
     model::{Condition, Holder, Lease, ListOptions, Revision},
-    plan::{ApplyOptions, AuditEntry, AuditFilter, Mutation, RollbackOptions},
+    plan::{ApplyOptions, AuditFilter, Mutation, RollbackOptions},
 };
 
 const BULLET: &str = "every operation after close is Closed";

@@ -141,21 +141,24 @@ async fn meanwhile<S: Streamed<B>, B: Backend>(storage: Storage<B>) {
 async fn step<S: Streamed<B>, B: Backend>(storage: Storage<B>, stay: Vec<Key>, task: usize) {
     if task < 2 {
         let keys: Vec<Key> = (0..5).map(|n| key(&format!("stays 00{}0 {task}", n * 60 / 10))).collect();
-        for _ in 0..4 {
+        for round in 0..8 {
             S::put(&storage, &keys).await;
-            yield_now().await;
+            // Uneven, so that a backend that never waits is read between any two steps, too.
+            for _ in 0..1 + (round + task) % 3 {
+                yield_now().await;
+            }
             remove_each::<S, B>(storage.clone(), keys.clone()).await;
             yield_now().await;
         }
         return;
     }
     for _ in 0..4 {
+        let page = some_of::<S, B>(&storage, &ListOptions::default().with_limit(200)).await;
+        same("the number of records on a page", 200, page.len());
         let found = some_of::<S, B>(&storage, &ListOptions::default()).await;
         let kept = found.iter().filter(|(key, is_whole)| *is_whole && stay.contains(key));
         same_keys("keys that stay", &stay, kept.map(|(key, _)| key.clone()));
         let found: Vec<Key> = found.into_iter().map(|(key, _)| key).collect();
         same_keys("all keys", &sorted(found.clone()), found);
-        let page = some_of::<S, B>(&storage, &ListOptions::default().with_limit(200)).await;
-        same("the number of records on a page", 200, page.len());
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_core::Stream;
 
 use crate::{
-    Backend, Error, Result, StorageStats,
-    layer::{Call, Instrument, Layer, Limit, Operation, Receiver, Retry, Timeout},
+    Backend, Error, Pooled, Result, StorageStats,
+    layer::{Call, Instrument, Layer, Limit, Operation, POOL_INTERVAL, Receiver, Retry, Timeout},
 };
 
 /// The library's layers, always in their right order: instrument(timeout(retry(limit(backend)))).
@@ -60,6 +60,13 @@ impl<I, T, R, L> Stack<I, T, R, L> {
     #[must_use]
     pub fn instrument(self, backend: &impl Backend) -> Stack<Instrument, T, R, L> {
         self.instrument_with(Instrument::new(backend))
+    }
+
+    /// As [`instrument`](Stack::instrument), and updates the pool's gauges every [`POOL_INTERVAL`]. Call it in
+    /// a Tokio runtime: see [`Instrument::sample_pool`].
+    #[must_use]
+    pub fn instrument_pool(self, backend: &impl Pooled) -> Stack<Instrument, T, R, L> {
+        self.instrument_with(Instrument::new(backend).sample_pool(backend, POOL_INTERVAL))
     }
 
     /// Outermost layer: spans and metrics, from an existing [`Instrument`].
@@ -190,5 +197,76 @@ impl<I: Layer, T: Layer, R: Layer, L: Layer> Layer for Stack<I, T, R, L> {
         self.retry.put_on(deadline);
         self.timeout.put_on(deadline);
         self.instrument.put_on(deadline);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    use super::*;
+    use crate::{PoolStats, Storage};
+
+    /// A backend with a pool of 7 connections.
+    #[derive(Clone)]
+    struct Pool;
+
+    impl Backend for Pool {
+        fn label(&self) -> &'static str {
+            "pool"
+        }
+
+        fn set_deadline(&mut self, _: Duration) {}
+
+        async fn health(&self) -> Result<()> {
+            Ok(())
+        }
+
+        async fn stats(&self) -> Result<StorageStats> {
+            Ok(StorageStats::new("pool"))
+        }
+
+        async fn close(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Pooled for Pool {
+        async fn pool_stats(&self) -> Result<PoolStats> {
+            Ok(PoolStats { max: 7, ..PoolStats::default() })
+        }
+
+        async fn resize_pool(&self, _: u32) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stack_reports_the_pool_until_the_store_is_closed() {
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        let max = || {
+            let metrics = snapshotter.snapshot().into_vec().into_iter();
+            let named = metrics.filter(|(key, ..)| key.key().name() == "db.client.connection.max");
+            let values = named.map(|(_, _, _, value)| match value {
+                DebugValue::Gauge(value) => value.into_inner(),
+                other => panic!("{other:?}"),
+            });
+            values.collect::<Vec<_>>()
+        };
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+        metrics::with_local_recorder(&recorder, || {
+            runtime.block_on(async {
+                let storage = Storage::new(Pool);
+                let stack = Stack::new().retry(Retry::new()).instrument_pool(storage.backend());
+                let storage = storage.layer(stack);
+                tokio::time::sleep(POOL_INTERVAL / 2).await;
+                assert_eq!(max(), [7.0]);
+                storage.close().await.unwrap();
+                tokio::time::sleep(POOL_INTERVAL / 2).await;
+                assert_eq!(max(), [0.0]);
+            });
+        });
     }
 }

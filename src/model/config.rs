@@ -136,6 +136,14 @@ impl From<&ConfigValue> for ConfigValue {
     }
 }
 
+impl TryFrom<&Value> for ConfigValue {
+    type Error = Error;
+
+    fn try_from(value: &Value) -> Result<Self> {
+        value.clone().try_into()
+    }
+}
+
 impl TryFrom<Value> for ConfigValue {
     type Error = Error;
 

@@ -186,6 +186,14 @@ impl From<&Credential> for Credential {
     }
 }
 
+impl TryFrom<&Value> for Credential {
+    type Error = Error;
+
+    fn try_from(value: &Value) -> Result<Self> {
+        value.clone().try_into()
+    }
+}
+
 impl TryFrom<Value> for Credential {
     type Error = Error;
 

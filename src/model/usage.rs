@@ -25,6 +25,18 @@ impl UsageRecord {
         self.0.iter().map(|(field, count)| (field, *count))
     }
 
+    /// The counts, without their fields.
+    ///
+    /// ```
+    /// # use gateway_storage::{Key, UsageRecord};
+    /// let record = UsageRecord::from_iter([(Key::new("input")?, 900), (Key::new("output")?, 300)]);
+    /// assert_eq!(record.values().sum::<i64>(), 1_200);
+    /// # Ok::<_, gateway_storage::Error>(())
+    /// ```
+    pub fn values(&self) -> impl ExactSizeIterator<Item = i64> {
+        self.0.values().copied()
+    }
+
     /// The number of counters.
     #[must_use]
     pub fn len(&self) -> usize {

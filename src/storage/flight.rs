@@ -25,11 +25,14 @@ pub(super) struct Flights {
 #[derive(Default)]
 struct Shared {
     refreshes: Running<End>,
-    computations: Running<Option<Arc<Vec<u8>>>>,
+    computations: Running<Computed>,
     is_closing: AtomicBool,
     /// The number of refreshes whose token may be spent and whose new token is not stored.
     spending: watch::Sender<usize>,
 }
+
+/// A cache value. None: its computation failed.
+pub(super) type Computed = Option<Arc<Vec<u8>>>;
 
 /// How a refresh ended.
 #[derive(Clone)]
@@ -88,12 +91,8 @@ impl Flights {
         self.shared.refreshes.begin(self.stored(id))
     }
 
-    /// Begins the computation of this cache value, or joins the one that runs. It ends without a value if it
-    /// failed.
-    pub(super) fn compute(
-        &self,
-        key: &Key,
-    ) -> Result<Flight<Option<Arc<Vec<u8>>>>, Joined<Option<Arc<Vec<u8>>>>> {
+    /// Begins the computation of this cache value, or joins the one that runs.
+    pub(super) fn compute(&self, key: &Key) -> Result<Flight<Computed>, Joined<Computed>> {
         self.shared.computations.begin(self.stored(key))
     }
 

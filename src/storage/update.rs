@@ -1,4 +1,4 @@
-//! Updates of one credential that lose no other change.
+//! Updates of one credential or config value that lose no other change.
 
 use std::borrow::Borrow;
 
@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::{
-    Credential, Error, ErrorKind, IntoKey, Key, Outcome, Result, Storage,
+    ConfigValue, Credential, Error, ErrorKind, IntoKey, Key, Outcome, Record, Result, Storage,
     capability::Conditional,
     layer::{Backoff, later, time_left},
-    model::Condition,
+    model::{Condition, Revision},
 };
 
 /// Updates. See [`Conditional`].
@@ -47,7 +47,7 @@ impl<B> Storage<B> {
     pub fn update_credential<C, E>(
         &self,
         id: impl IntoKey,
-        change: impl FnMut(Map<String, Value>) -> C + Send,
+        mut change: impl FnMut(Map<String, Value>) -> C + Send,
     ) -> impl Future<Output = Result<Credential, E>> + Send
     where
         B: Conditional,
@@ -55,31 +55,31 @@ impl<B> Storage<B> {
         E: From<Error> + Send,
     {
         let id = id.into_key().map(|id| id.borrow().clone());
-        async move { self.update(&id?, change).await }
+        async move {
+            let change = |stored: &Credential| {
+                let changed = change(stored.fields().clone());
+                async { Ok::<_, E>(Credential::new(changed.await?)?) }
+            };
+            self.update(&id?, change).await
+        }
     }
 
-    async fn update<C, E>(
-        &self,
-        id: &Key,
-        mut change: impl FnMut(Map<String, Value>) -> C + Send,
-    ) -> Result<Credential, E>
+    async fn update<V, C, E>(&self, key: &Key, mut change: impl FnMut(&V) -> C + Send) -> Result<V, E>
     where
         B: Conditional,
-        C: Future<Output = Result<Map<String, Value>, E>> + Send,
+        V: Document,
+        C: Future<Output = Result<V, E>> + Send,
         E: From<Error> + Send,
     {
         let mut backoff = Backoff::until(later(Instant::now(), time_left(self.backend().deadline())));
         loop {
-            let (stored, revision) = self.get_credential_with_revision(id).await?;
-            let fields = change(stored.fields().clone()).await?;
-            if fields == *stored.fields() {
+            let (stored, revision) = V::read(self, key).await?;
+            let changed = change(&stored).await?;
+            if changed == stored {
                 return Ok(stored);
             }
-            let credential = Credential::new(fields)?;
-            let error = match self.set_credential_if(id, &credential, Condition::Unchanged(revision)).await {
-                Ok(_) => return Ok(credential),
-                Err(error) => error,
-            };
+            let written = self.backend().set_if(&changed.record(key), Condition::Unchanged(revision)).await;
+            let Err(error) = written else { return Ok(changed) };
             let may_repeat = error.kind() == ErrorKind::Conflict && error.outcome() == Outcome::NotApplied;
             if !may_repeat || !backoff.pause().await {
                 return Err(error.into());
@@ -125,15 +125,136 @@ impl<B> Storage<B> {
     {
         let id = id.into_key().map(|id| id.borrow().clone());
         async move {
-            let merge = |fields: Map<String, Value>| {
+            let merge = |stored: &Credential| {
+                let fields = stored.fields().clone();
                 let read = read_as(&fields).map(|(value, known)| (change(value), known));
                 async {
                     let (changed, known) = read?;
-                    Ok::<_, E>(replace(fields, &known, &changed.await?)?)
+                    Ok::<_, E>(Credential::new(replace(fields, &known, &changed.await?)?)?)
                 }
             };
             Ok(self.update(&id?, merge).await?.to_typed()?)
         }
+    }
+
+    /// As [`update_credential`](Storage::update_credential), for a config value: `change` gets the stored
+    /// value, and what it returns replaces the whole value. Returns what is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`update_credential`](Storage::update_credential). To change several values at once, or none of
+    /// them, use a [plan](crate::ConfigBatch).
+    ///
+    /// ```
+    /// # use gateway_storage::{Error, Memory, Storage};
+    /// # use serde_json::{Value, json};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let storage = Storage::<Memory>::open("memory:").await?;
+    /// storage.set_config("models", json!(["a"])).await?;
+    /// let add = |mut models: Value| async {
+    ///     if let Value::Array(names) = &mut models {
+    ///         names.push("b".into());
+    ///     }
+    ///     Ok::<_, Error>(models)
+    /// };
+    /// assert_eq!(storage.update_config("models", add).await?.value(), &json!(["a", "b"]));
+    /// # Ok(()) }
+    /// ```
+    pub fn update_config<C, E>(
+        &self,
+        key: impl IntoKey,
+        mut change: impl FnMut(Value) -> C + Send,
+    ) -> impl Future<Output = Result<ConfigValue, E>> + Send
+    where
+        B: Conditional,
+        C: Future<Output = Result<Value, E>> + Send,
+        E: From<Error> + Send,
+    {
+        let key = key.into_key().map(|key| key.borrow().clone());
+        async move {
+            let change = |stored: &ConfigValue| {
+                let changed = change(stored.value().clone());
+                async { Ok::<_, E>(ConfigValue::new(changed.await?)?) }
+            };
+            self.update(&key?, change).await
+        }
+    }
+
+    /// As [`update_config`](Storage::update_config), with the value as a `T`. The changed `T` replaces the
+    /// whole value, so fields that `T` does not have are *not* kept. Returns what is stored.
+    ///
+    /// ```
+    /// # use gateway_storage::{Error, Memory, Storage};
+    /// # use serde_json::json;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> gateway_storage::Result<()> {
+    /// let storage = Storage::<Memory>::open("memory:").await?;
+    /// storage.set_config("retries", json!(3)).await?;
+    /// let once_more = |retries: u32| async move { Ok::<_, Error>(retries + 1) };
+    /// assert_eq!(storage.update_config_as("retries", once_more).await?, 4);
+    /// # Ok(()) }
+    /// ```
+    pub fn update_config_as<T, C, E>(
+        &self,
+        key: impl IntoKey,
+        mut change: impl FnMut(T) -> C + Send,
+    ) -> impl Future<Output = Result<T, E>> + Send
+    where
+        B: Conditional,
+        T: Serialize + DeserializeOwned + Send,
+        C: Future<Output = Result<T, E>> + Send,
+        E: From<Error> + Send,
+    {
+        let key = key.into_key().map(|key| key.borrow().clone());
+        async move {
+            let change = |stored: &ConfigValue| {
+                let read = stored.to_typed().map(&mut change);
+                async {
+                    let changed = ConfigValue::from_typed(&read?.await?)?;
+                    // What can't be read back is not stored.
+                    changed.to_typed::<T>()?;
+                    Ok::<_, E>(changed)
+                }
+            };
+            Ok(self.update(&key?, change).await?.to_typed()?)
+        }
+    }
+}
+
+/// What an update changes.
+trait Document: PartialEq + Send + Sync {
+    fn read<B: Conditional>(
+        storage: &Storage<B>,
+        key: &Key,
+    ) -> impl Future<Output = Result<(Self, Revision)>> + Send
+    where
+        Self: Sized;
+
+    fn record(&self, key: &Key) -> Record;
+}
+
+impl Document for Credential {
+    fn read<B: Conditional>(
+        storage: &Storage<B>,
+        id: &Key,
+    ) -> impl Future<Output = Result<(Self, Revision)>> + Send {
+        storage.get_credential_with_revision(id)
+    }
+
+    fn record(&self, id: &Key) -> Record {
+        Record::Credential { id: id.clone(), credential: self.clone() }
+    }
+}
+
+impl Document for ConfigValue {
+    fn read<B: Conditional>(
+        storage: &Storage<B>,
+        key: &Key,
+    ) -> impl Future<Output = Result<(Self, Revision)>> + Send {
+        storage.get_config_with_revision(key)
+    }
+
+    fn record(&self, key: &Key) -> Record {
+        Record::Config { key: key.clone(), value: self.clone() }
     }
 }
 

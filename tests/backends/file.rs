@@ -246,7 +246,7 @@ async fn damage_is_corrupt_and_is_not_repaired() {
 }
 
 /// Writes raw records into the store's file, as an earlier version did, which did not count them.
-fn plant(base: &Path, records: &[(&[u8], &[u8])]) {
+pub(crate) fn plant(base: &Path, records: &[(&[u8], &[u8])]) {
     const RECORDS: redb::TableDefinition<'_, &[u8], &[u8]> = redb::TableDefinition::new("records");
     let database = redb::Database::open(base.join("store.redb")).unwrap();
     let transaction = database.begin_write().unwrap();

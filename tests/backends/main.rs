@@ -9,6 +9,8 @@ mod file_copies;
 #[cfg(feature = "file")]
 mod file_formats;
 #[cfg(feature = "file")]
+mod file_lists;
+#[cfg(feature = "file")]
 mod file_sharing;
 #[cfg(feature = "git")]
 mod git;

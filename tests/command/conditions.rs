@@ -15,7 +15,10 @@ fn a_value_is_set_and_deleted_only_if_it_is_unchanged() {
     assert_eq!(shown, json!({ "revision": first, "value": 3 }));
 
     let exists = place.fails(1, &["config", "set", "retries", "4", "--if-absent"]);
-    assert_eq!(exists, "error: the record was changed, created or deleted meanwhile: read it again\n");
+    assert_eq!(
+        exists,
+        "error: the record was changed, created or deleted meanwhile: read it again\n  key: retries\n"
+    );
     let second = place.ok(&["config", "set", "retries", "4", "--if-revision", first]);
     assert_eq!(place.fails_as(1, &["config", "set", "retries", "5", "--if-revision", first]), "conflict");
     assert_eq!(place.fails_as(1, &["config", "delete", "retries", "--if-revision", first]), "conflict");

@@ -8,6 +8,8 @@ mod beside;
 mod conditions;
 mod git;
 mod leases;
+mod lists;
+mod many;
 mod plan;
 mod refusals;
 mod stops;
@@ -103,7 +105,7 @@ impl Place {
         let err = self.fails(code, &[&["--output=json"], line].concat());
         let document: Value = serde_json::from_str(&err).unwrap_or_else(|_| panic!("no document: {err}"));
         let error = document["error"].as_object().unwrap();
-        let names = error.keys().filter(|name| *name != "code").collect::<Vec<_>>();
+        let names = error.keys().filter(|name| *name != "code" && *name != "key").collect::<Vec<_>>();
         assert_eq!(names, ["hint", "kind", "message", "outcome"]);
         assert_eq!(error["outcome"], "not_applied");
         assert!(!error["message"].as_str().unwrap().is_empty());
@@ -165,8 +167,33 @@ fn credentials() {
     assert_eq!(shown, json!({ "access_token": "ya29", "n": { "deep": [1] }, "z": null }));
 
     assert_eq!(place.ok(&["credential", "delete", "b"]), "");
-    assert_eq!(place.fails(1, &["credential", "get", "b"]), "error: no credential has this id\n");
-    assert_eq!(place.fails(1, &["credential", "delete", "b"]), "error: no credential has this id\n");
+    assert_eq!(place.fails(1, &["credential", "get", "b"]), "error: no credential has this id\n  key: b\n");
+    assert_eq!(
+        place.fails(1, &["credential", "delete", "b"]),
+        "error: no credential has this id\n  key: b\n"
+    );
+}
+
+#[test]
+fn some_fields_of_a_credential_are_changed() {
+    let place = Place::new();
+    assert_eq!(place.fails_as(5, &["credential", "patch", "a", "{}"]), "not_found");
+    place.ok(&["credential", "set", "a", r#"{"token":"x","note":"old","quota":{"day":1,"hour":2}}"#]);
+    let patch = r#"{"note":null,"disabled":true,"quota":{"day":5}}"#;
+    assert_eq!(place.ok(&["credential", "patch", "a", patch]), "");
+    let wanted = json!({ "token": "x", "disabled": true, "quota": { "day": 5, "hour": 2 } });
+    assert_eq!(place.json(&["credential", "get", "a", "--reveal"]), wanted);
+
+    let (revision, ended) = (
+        place.ok(&["credential", "get", "a", "--revision"]),
+        place.fed(r#"{"none":null}"#, &["credential", "patch", "a", "-"]),
+    );
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+    assert_eq!(place.ok(&["credential", "get", "a", "--revision"]), revision, "nothing was written");
+
+    assert_eq!(place.fails_as(1, &["credential", "patch", "b", "{}"]), "not_found");
+    assert_eq!(place.fails_as(2, &["credential", "patch", "a", "[\"SECRET\"]"]), "invalid_value");
+    assert_eq!(place.ok(&["credential", "list"]), "a\n", "no credential is made");
 }
 
 #[test]
@@ -190,7 +217,7 @@ fn configuration() {
         "big\t18446744073709551615\nn\t-5\nnull\tnull\ns\t\"text\"\n"
     );
     assert_eq!(place.ok(&["config", "delete", "s"]), "");
-    assert_eq!(place.fails(1, &["config", "get", "s"]), "error: no config has this key\n");
+    assert_eq!(place.fails(1, &["config", "get", "s"]), "error: no config has this key\n  key: s\n");
 }
 
 #[test]
@@ -223,7 +250,7 @@ fn usage() {
     assert_eq!(place.fails_as(2, &["usage", "increment", "k", "errors", "many"]), "usage");
     assert_eq!(place.fails_as(2, &["usage", "increment", "k", "errors", "9223372036854775808"]), "usage");
     assert_eq!(place.ok(&["usage", "reset", "k"]), "");
-    assert_eq!(place.fails(1, &["usage", "reset", "k"]), "error: no usage record has this key\n");
+    assert_eq!(place.fails(1, &["usage", "reset", "k"]), "error: no usage record has this key\n  key: k\n");
 }
 
 #[test]
@@ -279,6 +306,17 @@ fn errors_are_documents_too() {
     let error = place.fails(5, &["--url", "file:/dev/null/x", "config", "set", "c", "1", "--output", "json"]);
     let error: Value = serde_json::from_str(&error).unwrap();
     assert_eq!(error["error"]["code"], "os error 20", "{error}");
+
+    // The key of the record that an error is about.
+    let keyed = |line: &[&str]| {
+        let error: Value =
+            serde_json::from_str(&place.run(&[&["--output=json"], line].concat()).err).unwrap();
+        error["error"]["key"].clone()
+    };
+    assert_eq!(keyed(&["config", "get", "x y"]), "x y");
+    place.ok(&["usage", "increment", "u", "f", "9223372036854775807"]);
+    assert_eq!(keyed(&["usage", "increment", "u", "f", "1"]), "u");
+    assert_eq!(keyed(&["config", "get", ""]), Value::Null);
 
     // `--output json` may be anywhere on the line, but not after `--`.
     assert!(place.fails(2, &["config", "gte", "--output", "json"]).starts_with('{'));
@@ -376,8 +414,11 @@ fn only_set_and_increment_create_a_store() {
         &["config", "delete", "a"],
         &["config", "list"],
         &["usage", "get", "a"],
+        &["config", "get", "--many", "a"],
         &["usage", "reset", "a"],
+        &["usage", "reset", "--prefix", "a"],
         &["usage", "list"],
+        &["usage", "list", "--limit", "1"],
     ] {
         let err = place.fails(5, line);
         assert!(err.contains("there is no store") && err.contains("hint: check the URL"), "{line:?}: {err}");
@@ -386,7 +427,9 @@ fn only_set_and_increment_create_a_store() {
     for line in [
         &["credential", "set", "a", "{}"][..],
         &["config", "set", "a", "{}"],
+        &["config", "set", "--many", "{}"],
         &["usage", "increment", "a", "f", "1"],
+        &["usage", "increment", "a", "f", "1", "--within", "1"],
     ] {
         let place = Place::new();
         let url = format!("{}?create=false", place.url());
@@ -414,11 +457,17 @@ fn the_cache() {
     let memory = |line: &[&'static str]| [&["--url", "memory:", "cache"], line].concat();
     assert_eq!(place.ok(&memory(&["set", "k", "v", "--ttl", "90s"])), "");
     assert_eq!(place.ok(&memory(&["set", "k", "-5", "--ttl", "50ms"])), "");
-    assert_eq!(place.fails(1, &memory(&["get", "k"])), "error: the cache holds no value for this key\n");
+    assert_eq!(
+        place.fails(1, &memory(&["get", "k"])),
+        "error: the cache holds no value for this key\n  key: k\n"
+    );
     assert_eq!(place.fails_as(1, &memory(&["delete", "k"])), "not_found");
     assert_eq!(place.fails_as(2, &memory(&["set", "k", "v", "--ttl", "0s"])), "invalid_value");
     assert_eq!(place.fails_as(2, &memory(&["set", "k", "v", "--ttl", "soon"])), "usage");
     assert!(place.fails(2, &memory(&["set", "k", "v"])).contains("--ttl"));
+    // Each command has a `memory:` store of its own, so this shows that the value is stored: what a second
+    // one finds is tested with Redis.
+    assert_eq!(place.ok(&memory(&["set", "k", "v", "--ttl", "90s", "--if-absent"])), "");
 }
 
 #[test]
@@ -454,6 +503,10 @@ fn secrets_stay_secret() {
     for line in [
         &["credential", "set", "a", "{\"t\": SECRET}"][..],
         &["credential", "set", "a", "[\"SECRET\"]"],
+        &["credential", "patch", "a", "[\"SECRET\"]"],
+        &["config", "set", "--many", "{\"SECRET\": {\"a\": 1, \"a\": 2}}"],
+        &["usage", "list", "--limit", "SECRET"],
+        &["usage", "increment", "k", "f", "1", "--within", "SECRET"],
         &["credential", "set", "a", "{t:", "SECRET}"],
         &["credential", "set", "a", "{}", "secret"],
         &["credential", "{\"t\":\"SECRET\"}"],
@@ -554,6 +607,7 @@ fn help_has_examples() {
         "doctor",
         "credential set",
         "credential get",
+        "credential patch",
         "credential delete",
         "credential list",
         "config set",

@@ -93,7 +93,7 @@ fn another_plan_under_its_key_is_refused() {
 fn expectations_must_hold() {
     let place = Place::with_plan(&json!([{ "set": "a", "value": 1 }, { "delete": "retries", "expect": 3 }]));
     let refused = place.fails(1, &["plan", "apply", "plan.json", "--key", "k"]);
-    assert!(refused.ends_with("hint: the key is `retries`\n"), "{refused}");
+    assert!(refused.ends_with("key: retries\n"), "{refused}");
     assert_eq!(place.ok(&["config", "list"]), "retries\n");
 }
 
@@ -120,7 +120,7 @@ fn a_dry_run_changes_nothing_and_hides_values() {
     assert!(refused.out.contains("retries  change  (not what the plan expects: it would be refused)\n"));
     assert_eq!(
         refused.err,
-        "error: the plan would be refused: a value is not what the plan expects\n  hint: the key is `retries`\n"
+        "error: the plan would be refused: a value is not what the plan expects\n  key: retries\n"
     );
     let refused = place.run(&[&line[..], &["--output", "json"]].concat());
     let (out, err): (Value, Value) =

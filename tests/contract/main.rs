@@ -1,6 +1,8 @@
 //! The contract: the kit finds violations of it, backends behave as `Memory` does, layers keep it, and a
 //! backend and a capability outside this crate can follow it. Also, the provider of tokens is as planned.
 
+#[cfg(feature = "memory")]
+mod cached;
 #[cfg(all(feature = "conformance", feature = "memory"))]
 mod catches;
 #[cfg(all(feature = "file", feature = "memory"))]

@@ -4,11 +4,13 @@
 
 use std::{env, path::PathBuf};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
     BatchFailure, BatchReport, ConfigBatch, ConfigValue, Credential, CredentialStore, Exportable, File,
-    FileOptions, Increment, Key, Memory, Record, Result, Sharing, Storage, UsageStore,
+    FileOptions, Increment, Key, Memory, Record, RecordKind, Result, Sharing, Storage, UsageRecord,
+    UsageStore,
     conformance::{hostile_keys, hostile_values},
+    list::ListOptions,
     plan::{ApplyOptions, AuditEntry, AuditFilter, Expect, Mutation, Plan, RollbackOptions},
 };
 use proptest::{
@@ -37,14 +39,21 @@ enum Operation {
     SetConfig(Name, Value),
     DeleteConfig(Name),
     ListConfigs,
+    GetConfigs(Vec<Name>),
+    SetConfigs(Vec<(Name, Value)>),
     ApplyPlan(Name, Vec<Change>),
     RollbackPlan(Name, bool),
     AuditPlans,
     Increment(Step),
     IncrementMany(Vec<Step>),
+    IncrementWithin(Step, i64),
+    GetCounter(Name, Name),
     GetUsage(Name),
+    GetUsages(Vec<Name>),
     ResetUsage(Name),
+    ResetUsagePrefix(Name),
     ListUsage,
+    Stream(RecordKind, Part),
     Import(Vec<Item>),
     Export,
     Counts,
@@ -55,6 +64,8 @@ enum Operation {
 type Name = String;
 type Fields = Map<String, Value>;
 type Step = (Name, Name, i64);
+/// A prefix, the key after which a stream begins, and its limit.
+type Part = (String, Option<Name>, Option<usize>);
 /// A key, its new value (none deletes it), and what is expected of it.
 type Change = (Name, Option<Value>, Option<Option<Value>>);
 
@@ -117,6 +128,20 @@ fn delta() -> impl Strategy<Value = i64> {
     ]
 }
 
+/// A prefix that some names have, a key of which records begin behind, and a small limit.
+fn part() -> impl Strategy<Value = Part> {
+    let prefix = prop_oneof![
+        2 => Just(String::new()),
+        4 => (name(), 1..4_usize).prop_map(|(name, length)| name.chars().take(length).collect()),
+        1 => any::<String>(),
+    ];
+    (prefix, proptest::option::of(name()), proptest::option::of(0..6_usize))
+}
+
+fn kind() -> impl Strategy<Value = RecordKind> {
+    select(vec![RecordKind::Credential, RecordKind::Config, RecordKind::Usage])
+}
+
 fn step() -> impl Strategy<Value = Step> {
     (name(), name(), delta())
 }
@@ -158,14 +183,21 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => (name(), value()).prop_map(|(key, value)| SetConfig(key, value)),
         2 => name().prop_map(DeleteConfig),
         1 => Just(ListConfigs),
+        1 => vec(name(), 0..8).prop_map(GetConfigs),
+        2 => vec((name(), value()), 0..8).prop_map(SetConfigs),
         4 => (plan_key(), vec(change(), 1..5)).prop_map(|(key, changes)| ApplyPlan(key, changes)),
         2 => (plan_key(), any::<bool>()).prop_map(|(key, force)| RollbackPlan(key, force)),
         1 => Just(AuditPlans),
         4 => step().prop_map(Increment),
         3 => vec(step(), 0..8).prop_map(IncrementMany),
+        4 => (step(), delta()).prop_map(|(step, limit)| IncrementWithin(step, limit)),
+        1 => (name(), name()).prop_map(|(key, field)| GetCounter(key, field)),
         2 => name().prop_map(GetUsage),
+        1 => vec(name(), 0..8).prop_map(GetUsages),
         2 => name().prop_map(ResetUsage),
+        1 => name().prop_map(ResetUsagePrefix),
         1 => Just(ListUsage),
+        4 => (kind(), part()).prop_map(|(kind, part)| Stream(kind, part)),
         2 => vec(item(), 0..8).prop_map(Import),
         1 => Just(Export),
         1 => Just(Counts),
@@ -202,6 +234,13 @@ async fn answer<B: Comparable>(on: &Storage<B>, operation: &Operation) -> Result
         ListConfigs => {
             on.list_configs().await?.iter().map(|(key, value)| json!([key, value.value()])).collect()
         }
+        GetConfigs(names) => {
+            let found = on.get_configs(&keys(names)).await?;
+            let values: Vec<_> =
+                found.values.iter().map(|(key, value)| json!([key, value.value()])).collect();
+            json!([values, of_failures(&found.failures)])
+        }
+        SetConfigs(items) => of_report(&on.set_configs(items).await?),
         ApplyPlan(key, changes) => {
             let plan = Plan::new(changes.iter().map(mutation).collect::<Vec<_>>())?;
             json!(format!(
@@ -224,10 +263,37 @@ async fn answer<B: Comparable>(on: &Storage<B>, operation: &Operation) -> Result
             let totals = on.increment_many(&steps).await?;
             json!([totals.totals, of_failures(&totals.failures)])
         }
-        GetUsage(key) => {
-            on.get_usage(key).await?.iter().map(|(field, count)| json!([field, count])).collect()
+        IncrementWithin((key, field, delta), limit) => {
+            json!(on.increment_within(key, field, *delta, *limit).await?)
+        }
+        GetCounter(key, field) => json!(on.get_counter(key, field).await?),
+        GetUsage(key) => of_usage(&on.get_usage(key).await?),
+        GetUsages(names) => {
+            let found = on.get_usages(&keys(names)).await?;
+            let records: Vec<_> =
+                found.values.iter().map(|(key, record)| json!([key, of_usage(record)])).collect();
+            json!([records, of_failures(&found.failures)])
         }
         ResetUsage(key) => json!(on.reset_usage(key).await?),
+        ResetUsagePrefix(prefix) => json!(on.reset_usage_prefix(prefix).await?),
+        Stream(kind, (prefix, after, limit)) => {
+            let mut options = ListOptions::default().with_prefix(prefix);
+            (options.after, options.limit) = (after.as_ref().map(key), *limit);
+            match kind {
+                RecordKind::Credential => {
+                    let records: Vec<_> = on.stream_credentials(options).try_collect().await?;
+                    records.iter().map(|(id, found)| json!([id, of_credential(found)])).collect()
+                }
+                RecordKind::Config => {
+                    let records: Vec<_> = on.stream_configs(options).try_collect().await?;
+                    records.iter().map(|(key, value)| json!([key, value.value()])).collect()
+                }
+                _ => {
+                    let records: Vec<_> = on.stream_usage(options).try_collect().await?;
+                    records.iter().map(|(key, record)| json!([key, of_usage(record)])).collect()
+                }
+            }
+        }
         ListUsage => {
             let list = on.list_usage().await?;
             let counters =
@@ -294,6 +360,10 @@ fn record(item: &Item) -> Record {
             Record::Usage { key: key(record), field: key(field), count: *count }
         }
     }
+}
+
+fn of_usage(record: &UsageRecord) -> Value {
+    record.iter().map(|(field, count)| json!([field, count])).collect()
 }
 
 fn of_credential(credential: &Credential) -> Value {

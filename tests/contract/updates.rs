@@ -25,23 +25,31 @@ async fn count_up<B: Conditional>(storage: &Storage<B>) -> Result<Counted> {
     storage.update_credential_as("a", next).await
 }
 
-/// 64 tasks update one record. `UPDATES=1000000` makes a million updates instead of a few.
+async fn once_more(n: u64) -> Result<u64> {
+    tokio::task::yield_now().await;
+    Ok(n + 1)
+}
+
+/// 64 tasks update one credential and one config value. `UPDATES=1000000` makes a million updates instead of a few.
 async fn lose_nothing<B: Conditional>(storage: Storage<B>) {
     const TASKS: u64 = 64;
     let updates = std::env::var("UPDATES").map_or(192, |number| number.parse().expect("UPDATES is a number"));
     storage.set_credential("a", json!({ "n": 0, "kept": "x" })).await.unwrap();
+    storage.set_config("c", json!(0)).await.unwrap();
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS {
         let storage = storage.with_deadline(Duration::from_secs(600));
         tasks.spawn(async move {
             for _ in 0..updates / TASKS {
                 count_up(&storage).await.unwrap();
+                storage.update_config_as("c", once_more).await.unwrap();
             }
         });
     }
     tasks.join_all().await;
     let stored = json!({ "n": updates / TASKS * TASKS, "kept": "x" }).try_into().unwrap();
     assert_eq!(storage.get_credential("a").await.unwrap(), stored);
+    assert_eq!(storage.get_config_as::<u64>("c").await.unwrap(), updates / TASKS * TASKS);
 }
 
 macro_rules! lose_nothing {
@@ -109,6 +117,43 @@ async fn a_conflict_is_not_repeated() -> Result<()> {
     let error = storage.set_credential_if("a", json!({ "n": 1 }), stale).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Conflict, Outcome::NotApplied));
     assert_eq!(count.of("set_if"), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_update_of_a_config_replaces_the_whole_value() -> Result<()> {
+    let count = Count::default();
+    let storage = Storage::<Memory>::open("memory:").await?.layer(count.clone());
+    let same = |value: Value| async { Ok::<_, Error>(value) };
+    let missing = storage.update_config("c", same).await.unwrap_err();
+    assert_eq!((missing.kind(), missing.key().map(|key| key.as_str())), (ErrorKind::NotFound, Some("c")));
+
+    storage.set_config("c", json!({ "n": 1, "other": true })).await?;
+    assert_eq!(storage.update_config("c", same).await?.value(), &json!({ "n": 1, "other": true }));
+    assert_eq!(count.of("set_if"), 0, "nothing has changed");
+    let next = |counted: Counted| async move { Ok::<_, Error>(Counted { n: counted.n + 1 }) };
+    assert_eq!(storage.update_config_as("c", next).await?, Counted { n: 2 });
+    assert_eq!(storage.get_config("c").await?.value(), &json!({ "n": 2 }), "`Counted` has no other field");
+
+    // Another writer comes between the first reading and the write.
+    let mut others = 0;
+    let raced = |value: Value| {
+        others += 1;
+        let (storage, is_first) = (&storage, others == 1);
+        async move {
+            if is_first {
+                storage.set_config("c", json!(["theirs"])).await?;
+            }
+            Ok::<_, Error>(json!([value, "mine"]))
+        }
+    };
+    assert_eq!(storage.update_config("c", raced).await?.value(), &json!([["theirs"], "mine"]));
+
+    let error = storage.update_config_as("c", next).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidValue, "an array is no `Counted`");
+    let refuse = |_: Value| async { Err::<Value, _>(Error::new(ErrorKind::Denied, "no")) };
+    assert_eq!(storage.update_config("c", refuse).await.unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(storage.get_config("c").await?.value(), &json!([["theirs"], "mine"]));
     Ok(())
 }
 

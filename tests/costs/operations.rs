@@ -13,6 +13,7 @@ use gateway_storage::{
     Increment, Key, Record, Result, Storage, Transaction, Transactional, UsageStore,
     history::DocumentKind,
     lease::{Claim, Holder, Lease, Leases},
+    list::ListOptions,
     plan::{ApplyOptions, AuditFilter, Mutation, Plan, RollbackOptions},
     revision::{Condition, Conditional, Revision},
 };
@@ -86,6 +87,11 @@ fn value() -> ConfigValue {
     json!({ "models": ["gemini-2.5-pro", "gemini-2.5-flash"], "retries": 3 }).try_into().unwrap()
 }
 
+/// The ten records after one of a store.
+fn page() -> ListOptions {
+    ListOptions::default().with_after(Key::from_static("a")).with_limit(10)
+}
+
 /// Nothing has to be done before a call.
 async fn nothing(_: usize) -> Result<()> {
     Ok(())
@@ -110,6 +116,12 @@ pub(crate) fn credentials<B: CredentialStore>(meter: &mut impl Meter, on: &Stora
     meter.row("get_credentials", nothing, |_| bare.get_credentials(ids), |_| on.get_credentials(ids));
     meter.row("set_credentials", nothing, |_| bare.set_credentials(stored), |_| on.set_credentials(stored));
     meter.row(
+        "stream_credentials",
+        nothing,
+        |_| bare.stream_credentials(page()),
+        |_| async { pin!(on.stream_credentials(page())).next().await.expect("a credential") },
+    );
+    meter.row(
         "delete_credential",
         async |n| on.set_credential(&one[n], value.clone()).await,
         |n| bare.delete_credential(&one[n]),
@@ -126,11 +138,20 @@ pub(crate) fn credentials<B: CredentialStore>(meter: &mut impl Meter, on: &Stora
 pub(crate) fn configs<B: ConfigStore>(meter: &mut impl Meter, on: &Storage<B>) {
     let (bare, key, value, one) = (on.backend(), &key("config-000"), &value(), &keys("one", CALLS));
 
-    for key in &keys("config", PLANNED) {
-        meter.run(on.set_config(key, value.clone()));
-    }
+    let names = &keys("config", PLANNED);
+    let values: &Vec<_> = &names.iter().map(|key| (key.clone(), value.clone())).collect();
+
+    meter.run(async { on.set_configs(values).await?.complete() });
     meter.row("get_config", nothing, |_| bare.get_config(key), |_| on.get_config(key));
     meter.row("set_config", nothing, |_| bare.set_config(key, value), |_| on.set_config(key, value.clone()));
+    meter.row("get_configs", nothing, |_| bare.get_configs(names), |_| on.get_configs(names));
+    meter.row("set_configs", nothing, |_| bare.set_configs(values), |_| on.set_configs(values));
+    meter.row(
+        "stream_configs",
+        nothing,
+        |_| bare.stream_configs(page()),
+        |_| async { pin!(on.stream_configs(page())).next().await.expect("a value") },
+    );
     meter.row("list_configs", nothing, |_| bare.list_configs(), |_| on.list_configs());
     meter.row(
         "delete_config",
@@ -253,7 +274,8 @@ pub(crate) fn plans<B: ConfigBatch>(meter: &mut impl Meter, on: &Storage<B>) {
 pub(crate) fn usage<B: UsageStore>(meter: &mut impl Meter, on: &Storage<B>) {
     let (bare, key, field) = (on.backend(), &key("usage-000"), &key("requests"));
     let steps: &Vec<_> = &keys("usage", BATCH).iter().map(|key| Increment::new(key, field, 1)).collect();
-    let one = &keys("one", CALLS);
+    let (one, names) = (&keys("one", CALLS), &keys("usage", BATCH));
+    let few: &[Increment] = &steps[..5];
 
     meter.run(async { on.increment_many(steps).await?.complete() });
     meter.row(
@@ -262,7 +284,28 @@ pub(crate) fn usage<B: UsageStore>(meter: &mut impl Meter, on: &Storage<B>) {
         |_| bare.increment_usage(key, field, 1),
         |_| on.increment_usage(key, field, 1),
     );
+    meter.row(
+        "increment_within",
+        nothing,
+        |_| bare.increment_within(key, field, 1, 1_000_000),
+        |_| on.increment_within(key, field, 1, 1_000_000),
+    );
+    meter.row(
+        "increment_within_refused",
+        nothing,
+        |_| bare.increment_within(key, field, 1, 0),
+        |_| on.increment_within(key, field, 1, 0),
+    );
     meter.row("increment_many", nothing, |_| bare.increment_many(steps), |_| on.increment_many(steps));
+    meter.row("increment_many_of_5", nothing, |_| bare.increment_many(few), |_| on.increment_many(few));
+    meter.row("get_counter", nothing, |_| bare.get_counter(key, field), |_| on.get_counter(key, field));
+    meter.row("get_usages", nothing, |_| bare.get_usages(names), |_| on.get_usages(names));
+    meter.row(
+        "stream_usage",
+        nothing,
+        |_| bare.stream_usage(page()),
+        |_| async { pin!(on.stream_usage(page())).next().await.expect("a record") },
+    );
     meter.row("get_usage", nothing, |_| bare.get_usage(key), |_| on.get_usage(key));
     meter.row("list_usage", nothing, |_| bare.list_usage(), |_| on.list_usage());
     meter.row(
@@ -271,14 +314,34 @@ pub(crate) fn usage<B: UsageStore>(meter: &mut impl Meter, on: &Storage<B>) {
         |n| bare.reset_usage(&one[n]),
         |n| on.reset_usage(&one[n]),
     );
+    meter.row(
+        "reset_usage_prefix",
+        async |n| on.increment_usage(&one[n], field, 1).await.map(drop),
+        |n| bare.reset_usage_prefix(&one[n]),
+        |n| on.reset_usage_prefix(&one[n]),
+    );
 }
 
 pub(crate) fn cache<B: CacheStore>(meter: &mut impl Meter, on: &Storage<B>) {
     let (bare, key, bytes, ttl) = (on.backend(), &key("cached"), &[b'x'; 1000], Duration::from_secs(600));
     let one = &keys("one", CALLS);
+    let values: &Vec<_> = &one.iter().map(|key| (key.clone(), bytes.to_vec())).collect();
 
     meter.row("set_cache", nothing, |_| bare.set_cache(key, bytes, ttl), |_| on.set_cache(key, bytes, ttl));
     meter.row("get_cache", nothing, |_| bare.get_cache(key), |_| on.get_cache(key));
+    meter.row(
+        "set_cache_if_absent",
+        nothing,
+        |_| bare.set_cache_if_absent(key, bytes, ttl),
+        |_| on.set_cache_if_absent(key, bytes, ttl),
+    );
+    meter.row("get_cache_many", nothing, |_| bare.get_cache_many(one), |_| on.get_cache_many(one));
+    meter.row(
+        "set_cache_many",
+        nothing,
+        |_| bare.set_cache_many(values, ttl),
+        |_| on.set_cache_many(values.iter().cloned(), ttl),
+    );
     meter.row("get_cache_entry", nothing, |_| bare.get_cache_entry(key), |_| on.get_cache_entry(key));
     meter.row(
         "delete_cache",

@@ -5,6 +5,7 @@
 //!
 //! `CRASH_ROUNDS=200 cargo test --all-features --test crash plan` kills 200 times instead of a few times.
 
+mod budget;
 mod compact;
 mod plans;
 mod processes;
@@ -32,6 +33,7 @@ const TESTS: &[testkit::runner::Test] = &[
     ),
     ("writes_wait_for_a_stopped_process_and_reads_do_not", stopped::writes_wait_and_reads_do_not),
     ("two_processes_get_their_shares_of_commits", shares::two_processes_get_their_shares),
+    ("many_processes_stay_within_a_budget", budget::many_processes_stay_within),
     ("a_store_is_upgraded_or_as_before_after_kill_nine", upgrade::killed),
     ("a_plan_on_a_file_is_whole_after_kill_nine", plans::on_file),
     #[cfg(feature = "redis")]
@@ -86,6 +88,9 @@ fn main() {
         Some("--count") => {
             let [url, me, tasks] = std::array::from_fn(|_| arguments.next().unwrap());
             shares::writer(&url, &me, tasks.parse().unwrap());
+        }
+        Some("--spend") => {
+            budget::spender(&arguments.next().unwrap(), arguments.next().unwrap().parse().unwrap())
         }
         Some("--open") => upgrade::opener(&arguments.next().unwrap()),
         Some("--applier") => {

@@ -16,7 +16,9 @@ use std::{
 };
 
 use futures_util::TryStreamExt;
-use gateway_storage::{Credential, ErrorKind, File, Increment, Key, OptionalExt, Outcome, Result, Storage};
+use gateway_storage::{
+    Credential, ErrorKind, File, Increment, Key, OptionalExt, Outcome, Result, Storage, list::ListOptions,
+};
 use serde_json::{Value, json};
 
 use crate::{plans::rounds, runtime};
@@ -144,6 +146,14 @@ async fn watch(storage: Storage<File>, other: String) {
                 let now = step_of(&storage.get_credential(id).await.unwrap());
                 assert!(now >= step, "task {task}: {now} after {step}");
             }
+        }
+        // What was there before the stream is in it once, in order.
+        let of_other = ListOptions::default().with_prefix(format!("batch-{other}-"));
+        let stream = storage.stream_credentials(of_other).map_ok(|(id, _)| id);
+        let streamed: Vec<Key> = stream.try_collect().await.unwrap();
+        assert!(streamed.is_sorted_by(|one, next| one < next));
+        for id in latest.keys().flat_map(|task| names(&other, *task)) {
+            assert!(streamed.contains(&id), "{id:?} is missing in a stream");
         }
         let now = raised(&storage).await;
         assert!(now >= shared, "{SHARED}: {now} after {shared}");

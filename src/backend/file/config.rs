@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{File, cache::weight_of, document::Document};
+use futures_core::Stream;
+
+use super::{File, document::Document};
 use crate::{
-    ConfigStore, ConfigValue, Key, Result,
+    BatchReport, ConfigStore, ConfigValue, Found, Key, Result,
     codec::{RecordKey, encode_config},
+    model::ListOptions,
 };
 
 impl ConfigStore for File {
@@ -14,7 +17,7 @@ impl ConfigStore for File {
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
-        let admitted = self.admit(1, weight_of(value.value())).await?;
+        let admitted = self.admit(1, value.weight()).await?;
         let (key, encoded) = (key.clone(), encode_config(value));
         self.write_admitted(admitted, move |draft| draft.put_config(key, &encoded)).await
     }
@@ -26,16 +29,21 @@ impl ConfigStore for File {
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
         self.read(|snapshot| {
-            snapshot
-                .records(RecordKey::configs())?
-                .map(|stored| {
-                    let stored = stored?;
-                    let key = stored.key()?;
-                    let value = ConfigValue::decode(stored.value()).map_err(|error| error.with_key(&key))?;
-                    Ok((key, value))
-                })
-                .collect()
+            snapshot.records(RecordKey::configs())?.map(|stored| ConfigValue::read(&stored?)).collect()
         })
         .await
+    }
+
+    async fn get_configs(&self, keys: &[Key]) -> Result<Found<ConfigValue>> {
+        self.documents(keys).await
+    }
+
+    async fn set_configs(&self, values: &[(Key, ConfigValue)]) -> Result<BatchReport> {
+        self.set_documents(values).await
+    }
+
+    /// As [`stream_credentials`](crate::CredentialStore::stream_credentials).
+    fn stream_configs(&self, options: ListOptions) -> impl Stream<Item = Result<(Key, ConfigValue)>> + Send {
+        self.stream(options)
     }
 }

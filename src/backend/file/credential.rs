@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    File,
-    cache::weight_of_fields,
-    work::{FEW, SMALL_IN_BATCH, copied, work},
-};
+use futures_core::Stream;
+
+use super::{File, document::Document, work::copied};
 use crate::{
     BatchReport, Credential, CredentialStore, Found, Key, Result,
     codec::{RecordKey, encode_credential},
+    model::ListOptions,
 };
 
 impl CredentialStore for File {
@@ -18,7 +17,7 @@ impl CredentialStore for File {
     }
 
     async fn set_credential(&self, id: &Key, credential: &Credential) -> Result<()> {
-        let admitted = self.admit(1, weight_of_fields(credential.fields())).await?;
+        let admitted = self.admit(1, credential.weight()).await?;
         let (id, encoded) = (id.clone(), encode_credential(credential));
         self.write_admitted(admitted, move |draft| draft.put_credential(id, &encoded)).await
     }
@@ -36,36 +35,11 @@ impl CredentialStore for File {
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found<Credential>> {
-        if ids.len() <= FEW
-            && let Some(found) = self.store.reader.credentials(ids, SMALL_IN_BATCH)?
-        {
-            return Ok(found);
-        }
-        let (store, ids) = (self.store.clone(), copied(ids).await);
-        let read = move || store.reader.credentials(&ids, usize::MAX).map(Option::unwrap_or_default);
-        work(self.deadline, false, read).await
+        self.documents(ids).await
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
-        let bytes = credentials.iter().map(|(_, credential)| weight_of_fields(credential.fields())).sum();
-        let admitted = self.admit(credentials.len(), bytes).await?;
-        let credentials = copied(credentials).await;
-        self.encode_and_write(
-            admitted,
-            credentials.len(),
-            move || {
-                let encode = |(id, credential)| (id, encode_credential(&credential));
-                credentials.into_iter().map(encode).collect::<Vec<_>>()
-            },
-            |draft, encoded| {
-                let succeeded = encoded.len();
-                for (id, encoded) in encoded {
-                    draft.put_credential(id, &encoded)?;
-                }
-                Ok(BatchReport { succeeded, failures: Vec::new() })
-            },
-        )
-        .await
+        self.set_documents(credentials).await
     }
 
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
@@ -84,5 +58,14 @@ impl CredentialStore for File {
             Ok(BatchReport::of_deletes(&ids, |id| existing.contains(id)))
         })
         .await
+    }
+
+    /// Each page is one state of the store. With the key of an error in
+    /// [`after`](crate::list::ListOptions::after), another stream goes on behind the damaged record.
+    fn stream_credentials(
+        &self,
+        options: ListOptions,
+    ) -> impl Stream<Item = Result<(Key, Credential)>> + Send {
+        self.stream(options)
     }
 }

@@ -10,6 +10,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use super::{
     directory::Directory,
     held::Held,
+    snapshot::raw_key,
     tables::{CHANGED, EXPIRIES, LEASES, META, RECORDS, not_written},
 };
 use crate::{
@@ -374,8 +375,14 @@ impl<'t> Draft<'t> {
     }
 
     pub(super) fn reset_usage(&mut self, key: &Key) -> Result<()> {
-        let names = RecordKey::counters(key);
-        let (mut removed, mut touched) = (0, Vec::new());
+        let removed = self.remove_counters(&RecordKey::counters(key))?;
+        Error::unless_found(removed > 0, Kind::Usage, key)
+    }
+
+    /// Removes the counters with these names, damaged or not, which must be all of each record. Returns the
+    /// number of records.
+    pub(super) fn remove_counters(&mut self, names: &std::ops::Range<Vec<u8>>) -> Result<u64> {
+        let mut touched = Vec::new();
         let counters = self
             .records
             .extract_from_if::<&[u8], _>(names.start.as_slice()..names.end.as_slice(), |_, _| true);
@@ -387,20 +394,20 @@ impl<'t> Draft<'t> {
                     Ok(name.value().len() + value.value().len())
                 })
                 .try_fold(0_i64, |sum, bytes: redb::Result<_, redb::StorageError>| {
-                    removed += 1;
                     bytes.map(|bytes| sum + bytes as i64)
                 })
         });
         let bytes = self.noted(counters.map_err(Into::into))?;
+        let removed = touched.chunk_by(|one, next| raw_key(one) == raw_key(next)).count() as u64;
         for name in touched {
             self.touch(Part::Record, &name);
         }
         if removed > 0 {
             self.is_changed = true;
             self.counts.stored_bytes -= bytes;
-            self.counts.usage_records -= 1;
+            self.counts.usage_records -= removed as i64;
         }
-        Error::unless_found(removed > 0, Kind::Usage, key)
+        Ok(removed)
     }
 
     /// The record of a plan, if any.
@@ -692,6 +699,36 @@ mod tests {
             assert!(draft.delete_config(&key("m")).is_err(), "it is deleted already");
         });
         assert_eq!(numbers(), [1, 1, 1, 2 * (4 + 8) + (2 + 2) + (2 + 4)]);
+    }
+
+    #[test]
+    fn an_increment_within_a_limit_is_decided_as_everywhere() {
+        const EDGES: [i64; 9] = [i64::MIN, i64::MIN + 1, -2, -1, 0, 1, 2, i64::MAX - 1, i64::MAX];
+        let engine = Disk::default().store();
+        let (key, field) = (Key::new("u").unwrap(), Key::new("n").unwrap());
+        engine.change(|draft| {
+            for total in [None].into_iter().chain(EDGES.map(Some)) {
+                for (delta, limit) in EDGES.iter().flat_map(|delta| EDGES.map(|limit| (*delta, limit))) {
+                    drop(draft.reset_usage(&key));
+                    if let Some(total) = total {
+                        draft.set_counter(&key, &field, total).unwrap();
+                    }
+                    let decided = draft.increment_within(&key, &field, delta, limit);
+                    let wanted = Within::decide(&key, total.unwrap_or(0), delta, limit);
+                    let now = draft
+                        .get(&RecordKey::Usage(key.clone(), field.clone()), |bytes| decode_count(&key, bytes))
+                        .unwrap();
+                    match (decided, wanted) {
+                        (Ok(decided), Ok(wanted)) => {
+                            assert_eq!(decided, wanted);
+                            assert_eq!(now, if decided.is_counted() { Some(decided.total()) } else { total });
+                        }
+                        (Err(error), Err(_)) => assert_eq!((error.kind(), now), (ErrorKind::Overflow, total)),
+                        (decided, wanted) => panic!("{decided:?} for {wanted:?}"),
+                    }
+                }
+            }
+        });
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::{
     cache::weight_of_record,
     document::Document,
     draft::{Draft, decode_count},
+    piece::Piece,
     snapshot::{Records, Snapshot, Stored},
     work::copied,
 };
@@ -48,7 +49,7 @@ impl Exportable for File {
             }
         });
         let parsed = pieces.map(move |piece| {
-            let parsing = spawn_blocking(|| piece.parse());
+            let parsing = spawn_blocking(|| parse(piece));
             async move { in_time(deadline, parsing).await }
         });
         // The error of the first unreadable record, while there is a next piece.
@@ -115,10 +116,6 @@ enum Next {
     Reading(JoinHandle<(Piece, Option<Export>)>),
 }
 
-/// A piece ends with the record that brings it to this number of bytes or records.
-const PIECE_BYTES: usize = 256 << 10;
-const PIECE_RECORDS: usize = 512;
-
 /// Pieces that are parsed at once.
 const PARSED_AHEAD: usize = 2;
 
@@ -126,14 +123,6 @@ const PARSED_AHEAD: usize = 2;
 struct Export {
     documents: Records,
     counters: Records,
-}
-
-/// Records as they are stored. They are parsed together: an allocator is slow while large pages and small
-/// parts of documents take turns.
-struct Piece {
-    stored: Vec<Stored>,
-    /// None: there is a next piece. An error: the store itself can't be read.
-    end: Option<Result<()>>,
 }
 
 /// The records of a piece.
@@ -151,37 +140,27 @@ impl Export {
     }
 
     fn read(mut self) -> (Piece, Option<Self>) {
-        let (mut stored, mut bytes) = (Vec::new(), 0);
-        while stored.len() < PIECE_RECORDS && bytes < PIECE_BYTES {
-            match self.documents.next().or_else(|| self.counters.next()) {
-                Some(Ok(record)) => {
-                    bytes += record.value().len();
-                    stored.push(record);
-                }
-                Some(Err(error)) => return (Piece { stored, end: Some(Err(error)) }, None),
-                None => return (Piece { stored, end: Some(Ok(())) }, None),
+        let mut piece = Piece::default();
+        while !piece.is_full() {
+            piece.add(self.documents.next().or_else(|| self.counters.next()));
+            if piece.end.is_some() {
+                return (piece, None);
             }
         }
-        (Piece { stored, end: None }, Some(self))
+        (piece, Some(self))
     }
 }
 
-impl Piece {
-    fn failed(error: Error) -> Self {
-        Self { stored: Vec::new(), end: Some(Err(error)) }
-    }
-
-    fn parse(self) -> Parsed {
-        let mut damaged = None;
-        let mut records = Vec::with_capacity(self.stored.len());
-        for stored in &self.stored {
-            match record(stored) {
-                Ok(record) => records.push(Ok(record)),
-                Err(error) => drop(damaged.get_or_insert(error)),
-            }
+fn parse(piece: Piece) -> Parsed {
+    let mut damaged = None;
+    let mut records = Vec::with_capacity(piece.stored.len());
+    for stored in &piece.stored {
+        match record(stored) {
+            Ok(record) => records.push(Ok(record)),
+            Err(error) => drop(damaged.get_or_insert(error)),
         }
-        Parsed { records, damaged, end: self.end }
     }
+    Parsed { records, damaged, end: piece.end }
 }
 
 fn record(stored: &Stored) -> Result<Record> {

@@ -237,7 +237,7 @@ impl Store {
     /// Reads together. The values are never those of two states.
     fn read_together(&self, seen: &Seen) {
         let began = seen.begin();
-        let found = self.reader.credentials(&self.keys, usize::MAX).unwrap().unwrap();
+        let found = self.reader.documents::<Credential>(&self.keys, usize::MAX).unwrap().unwrap();
         let values: Vec<u64> = found.values.values().map(number).collect();
         assert!(values.len() == 2 && values[0] == values[1], "torn: {values:?}");
         seen.end(began, values);

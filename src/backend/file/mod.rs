@@ -19,8 +19,10 @@ mod held;
 #[cfg(test)]
 mod interleaved;
 mod lease;
+mod list;
 mod options;
 mod overlay;
+mod piece;
 mod plan;
 mod reader;
 mod snapshot;
@@ -39,20 +41,17 @@ pub use backup::BackupReport;
 pub use check::{CheckReport, CheckedRecords, Miscount};
 use committer::{Admitted, Committer};
 use directory::{Access, Directory};
-use document::Document;
 pub use draft::MAX_PLAN_RECORDS;
 use draft::{CONFIGS, CREDENTIALS, Draft, LAST_BACKUP, STORED_BYTES, USAGE_RECORDS};
 use engine::Engine;
-use futures_util::{FutureExt, future};
+use futures_util::future;
 pub use options::{FileOptions, Sharing, Verify};
 use reader::Reader;
 use serde_json::json;
 use snapshot::Snapshot;
-use work::{FEW, FEW_VALUES, SMALL_DOCUMENT, SMALL_STORE, work};
+use work::{FEW, FEW_VALUES, SMALL_STORE, work};
 
-use crate::{
-    Backend, Error, ErrorKind, Key, Open, Result, StorageStats, codec::check_path, layer::time_left,
-};
+use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::check_path, layer::time_left};
 
 #[doc = include_str!("docs.md")]
 #[derive(Clone)]
@@ -83,17 +82,6 @@ const LABEL: &str = "file";
 const LOW_SPACE: u64 = 64 << 20;
 
 impl File {
-    /// Reads a document, here unless it is large.
-    async fn document<D: Document>(&self, key: &Key) -> Result<D> {
-        if let Some(document) = self.store.reader.document(key, SMALL_DOCUMENT)? {
-            return Ok(document);
-        }
-        let (store, key) = (self.store.clone(), key.clone());
-        let read = move || store.reader.document(&key, usize::MAX)?.ok_or_else(|| D::missing(&key));
-        // Boxed, because few calls get here.
-        work(self.deadline, false, read).boxed().await
-    }
-
     /// Reads many records from one state, here if the store has few.
     async fn read<T: Send + 'static>(
         &self,
@@ -310,10 +298,11 @@ const RETRY_EVERY: Duration = Duration::from_millis(50);
 mod tests {
     use std::sync::atomic::Ordering;
 
+    use futures_util::FutureExt;
     use serde_json::json;
 
     use super::{engine::tests::Disk, *};
-    use crate::{Outcome, Storage};
+    use crate::{Increment, Key, Outcome, Storage, usage::Within};
 
     fn on(engine: Engine) -> Storage<File> {
         Storage::new(File::start(engine, PathBuf::from("test"), &FileOptions::new("test")).unwrap())
@@ -448,6 +437,9 @@ mod tests {
         for _ in 0..8 {
             syncs(&disk);
             assert_eq!(storage.set_credentials(&items).await.unwrap().succeeded, 1000);
+            let values = items.iter().map(|(key, _)| (key, json!(1)));
+            syncs(&disk);
+            assert_eq!(storage.set_configs(values).await.unwrap().succeeded, 1000);
         }
         assert_eq!(syncs(&disk), 1, "a batch of 1000 costs what one write costs");
 
@@ -475,6 +467,70 @@ mod tests {
         totals.sort_unstable();
         assert_eq!(totals, (1..=500).collect::<Vec<i64>>(), "each saw a total of its own");
         assert_eq!(syncs(&disk), 2, "one commit for the first, one for the 500 that waited");
+    }
+
+    #[tokio::test]
+    async fn a_refused_increment_is_no_commit() {
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        let within = |delta, limit| storage.increment_within("a", "n", delta, limit);
+        let syncs = || disk.syncs.swap(0, Ordering::SeqCst);
+        assert_eq!(within(3, 5).await.unwrap(), Within::Counted(3));
+        syncs();
+        for (delta, limit) in [(3, 5), (0, 2), (-1, 1), (i64::MAX, i64::MAX)] {
+            assert_eq!(within(delta, limit).await.unwrap(), Within::Refused(3));
+        }
+        assert_eq!(storage.increment_within("b", "n", 1, 0).await.unwrap(), Within::Refused(0));
+        assert_eq!(within(i64::MIN, 0).await.unwrap(), Within::Counted(3 + i64::MIN));
+        assert_eq!(syncs(), 1, "that of the last, which was counted");
+        let overflow = within(-4, 0).await.unwrap_err();
+        assert_eq!((overflow.kind(), overflow.outcome()), (ErrorKind::Overflow, Outcome::NotApplied));
+        assert_eq!((syncs(), storage.list_usage().await.unwrap().len()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_reset_by_prefix_is_a_commit_for_each_page() {
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        let key = |name: String| Key::new(&name).unwrap();
+        let counts: Vec<_> =
+            (0..2500).map(|n| Increment::new(&key(format!("a/{n:04}")), &key("n".into()), 1)).collect();
+        storage.increment_many(&counts).await.unwrap().complete().unwrap();
+        let syncs = || disk.syncs.swap(0, Ordering::SeqCst);
+        syncs();
+        assert_eq!(storage.reset_usage_prefix("b").await.unwrap(), 0);
+        assert_eq!(syncs(), 0, "there is nothing to delete");
+        assert_eq!(storage.reset_usage_prefix("a/").await.unwrap(), 2500);
+        assert_eq!(syncs(), 3);
+    }
+
+    /// The first page is deleted, the second one waits for the disk.
+    #[tokio::test]
+    async fn the_outcome_of_a_reset_by_prefix_that_ends_midway_is_unknown() {
+        let disk = Disk::default();
+        let storage = store_on(&disk);
+        let key = |name: String| Key::new(&name).unwrap();
+        let counts: Vec<_> =
+            (0..2500).map(|n| Increment::new(&key(format!("a/{n:04}")), &key("n".into()), 1)).collect();
+        storage.increment_many(&counts).await.unwrap().complete().unwrap();
+        let hurried = storage.with_deadline(Duration::from_millis(300));
+        disk.stalled.store(true, Ordering::SeqCst);
+        let reset = tokio::spawn(async move { hurried.reset_usage_prefix("a/").await });
+        disk.stalls().await;
+        // Queued behind the first page, and before the second one, which is then withdrawn.
+        let slow = tokio::spawn({
+            let backend = storage.backend().clone();
+            async move { backend.write(|_| Ok(std::thread::sleep(Duration::from_millis(600)))).await }
+        });
+        while storage.backend().committer().unwrap().queued() < 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        disk.stalled.store(false, Ordering::SeqCst);
+        let error = reset.await.unwrap().unwrap_err();
+        slow.await.unwrap().unwrap();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
+        assert_eq!(storage.list_usage().await.unwrap().len(), 1500, "one page was deleted");
+        assert_eq!(storage.reset_usage_prefix("a/").await.unwrap(), 1500);
     }
 
     #[tokio::test]

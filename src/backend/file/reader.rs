@@ -17,7 +17,7 @@ use super::{
     engine::{Engine, Header, Snapshot},
     steps::step,
 };
-use crate::{Credential, Error, Found, Key, Outcome, Result, history::DocumentKind};
+use crate::{Error, Found, Key, Outcome, Result};
 
 /// The reading side of a store.
 pub(super) struct Reader {
@@ -219,44 +219,43 @@ impl Reader {
         renewed.snapshot()?.document(key, most)
     }
 
-    /// Reads credentials, all from one state. None: one that is not cached has more bytes than `most`.
-    pub(super) fn credentials(&self, ids: &[Key], most: usize) -> Result<Option<Found<Credential>>> {
+    /// Reads documents, all from one state. None: one that is not cached has more bytes than `most`.
+    pub(super) fn documents<D: Document>(&self, keys: &[Key], most: usize) -> Result<Option<Found<D>>> {
         let current = self.newest()?;
         step();
         let snapshot = current.snapshot()?;
         let generation = current.generation()?;
         let (read, is_large) = (RefCell::new(Vec::new()), Cell::new(false));
-        let stored = |id: &Key| match snapshot.document::<Credential>(id, most)? {
-            Some(credential) => Ok(credential),
+        let stored = |key: &Key| match snapshot.document(key, most)? {
+            Some(document) => Ok(document),
             None => {
                 is_large.set(true);
-                Err(Credential::missing(id))
+                Err(D::missing(key))
             }
         };
-        let get = |id: &Key| {
-            let version = self.cache.version(DocumentKind::Credential, id);
+        let get = |key: &Key| {
+            let version = self.cache.version(D::KIND, key);
             step();
-            let cached = generation
-                .and_then(|generation| self.cache.get(version, generation, DocumentKind::Credential, id));
-            if let Some(credential) = cached.and_then(Credential::from_cached) {
-                return Ok(credential);
+            let cached = generation.and_then(|generation| self.cache.get(version, generation, D::KIND, key));
+            if let Some(document) = cached.and_then(D::from_cached) {
+                return Ok(document);
             }
-            let credential = stored(id)?;
-            read.borrow_mut().push((version, id.clone(), credential.parsed()));
-            Ok(credential)
+            let document: D = stored(key)?;
+            read.borrow_mut().push((version, key.clone(), document.parsed()));
+            Ok(document)
         };
-        let mut found = Found::collect(ids, get);
+        let mut found = Found::collect(keys, get);
         step();
         // What the cache had belongs to the snapshot only if nothing was published meanwhile.
         let is_current = self.current.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, &current));
         match (is_current, generation, current.generation()?) {
             (true, Some(generation), Some(_)) => {
-                for (version, id, parsed) in read.into_inner() {
-                    self.cache.put(version, generation, &id, parsed);
+                for (version, key, parsed) in read.into_inner() {
+                    self.cache.put(version, generation, &key, parsed);
                 }
             }
             (_, None, _) => {}
-            _ => found = Found::collect(ids, stored),
+            _ => found = Found::collect(keys, stored),
         }
         Ok((!is_large.get()).then_some(found))
     }

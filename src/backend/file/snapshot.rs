@@ -72,11 +72,9 @@ impl Snapshot {
         let (mut count, mut last) = (0, None);
         for stored in self.records(names)? {
             let stored = stored?;
-            // The fields of a usage record follow a NUL, which no other name has.
-            let key = stored.raw_name().split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
-            if key != last {
+            if last.as_deref() != Some(stored.raw_key()) {
                 count += 1;
-                last = key;
+                last = Some(stored.raw_key().to_vec());
             }
         }
         Ok(count)
@@ -177,6 +175,11 @@ impl Stored {
         self.name.value()
     }
 
+    /// The bytes of the name up to the field of a counter.
+    pub(super) fn raw_key(&self) -> &[u8] {
+        raw_key(self.raw_name())
+    }
+
     /// The key and the field of a counter.
     pub(super) fn counter_name(&self) -> Result<(Key, Key)> {
         match self.name()? {
@@ -188,6 +191,11 @@ impl Stored {
     pub(super) fn value(&self) -> &[u8] {
         self.value.value()
     }
+}
+
+/// The bytes of a name up to the field of a counter, which follows a NUL. No other name has one.
+pub(super) fn raw_key(name: &[u8]) -> &[u8] {
+    name.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 impl Iterator for Records {

@@ -1,9 +1,11 @@
 //! `CredentialStore` for `Git`.
 
+use futures_core::Stream;
+
 use super::Git;
 use crate::{
     BatchReport, Credential, CredentialStore, Error, Found, Key, Record, Result, error::Kind,
-    history::DocumentKind,
+    history::DocumentKind, model::ListOptions,
 };
 
 impl CredentialStore for Git {
@@ -57,5 +59,13 @@ impl CredentialStore for Git {
             Ok(report)
         })
         .await
+    }
+
+    /// A snapshot of the time of the call, as an export.
+    fn stream_credentials(
+        &self,
+        options: ListOptions,
+    ) -> impl Stream<Item = Result<(Key, Credential)>> + Send {
+        self.stream(options, |state| &state.credentials)
     }
 }

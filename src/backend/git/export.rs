@@ -2,8 +2,36 @@
 
 use futures_core::Stream;
 
+use imbl::OrdMap;
+
 use super::{Git, state::State};
-use crate::{BatchReport, Exportable, Record, RecordKind, Result, backend::snapshot::stream_of};
+use crate::{
+    BatchReport, Exportable, Key, Record, RecordKind, Result,
+    backend::snapshot::{entries, stream_of},
+    model::{KeyRange, ListOptions},
+};
+
+impl Git {
+    /// The records of one kind that the options name, as they are now.
+    pub(super) fn stream<V: Clone + Send + Sync + 'static>(
+        &self,
+        options: ListOptions,
+        map: fn(&State) -> &OrdMap<Key, V>,
+    ) -> impl Stream<Item = Result<(Key, V)>> + Send + use<V> {
+        stream_of(self.state().map(|state| {
+            let records = map(&state).clone();
+            let first = move |range: &KeyRange| {
+                records
+                    .range::<_, str>(range.bounds())
+                    .next()
+                    .map(|(key, value)| (key.clone(), value.clone()))
+            };
+            let named =
+                KeyRange::of(&options).into_iter().flat_map(move |range| entries(range, first.clone()));
+            named.take(options.limit.unwrap_or(usize::MAX)).map(Ok)
+        }))
+    }
+}
 
 impl Exportable for Git {
     /// A snapshot of the time of the call, which uses memory until the stream is dropped.

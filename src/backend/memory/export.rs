@@ -1,13 +1,13 @@
 //! Export of a snapshot as a stream, and import.
 
-use std::{collections::BTreeMap, iter, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures_core::Stream;
 
 use super::{Data, Memory};
 use crate::{
     BatchReport, Exportable, Key, Record, Result,
-    backend::snapshot::stream_of,
+    backend::snapshot::{self, stream_of},
     model::{KeyRange, ListOptions},
 };
 
@@ -24,15 +24,14 @@ fn records(data: Arc<Data>) -> impl Iterator<Item = Result<Record>> + Send {
     credentials.chain(configs).chain(counters).map(Ok)
 }
 
-/// The entries of one map in a range, each looked up by the key before it.
+/// The entries of one map in a range.
 fn entries<V: Clone>(
     data: Arc<Data>,
-    mut range: KeyRange,
+    range: KeyRange,
     map: fn(&Data) -> &BTreeMap<Key, V>,
 ) -> impl Iterator<Item = (Key, V)> {
-    iter::from_fn(move || {
+    snapshot::entries(range, move |range| {
         let (key, value) = map(&data).range::<str, _>(range.bounds()).next()?;
-        range.begin_after(key);
         Some((key.clone(), value.clone()))
     })
 }

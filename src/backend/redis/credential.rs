@@ -1,15 +1,24 @@
 //! Credentials: strings of JSON.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::HashSet;
 
+use futures_core::Stream;
 use redis::{Cmd, Value, cmd};
 
-use super::{CONCURRENT_CHUNKS, Redis, error, layout::Space, reply, server::Call};
+use super::{
+    Redis, error,
+    keys::{Keys, Part},
+    layout::Space,
+    many::{self, in_chunks},
+    reply,
+    server::Call,
+};
 use crate::{
-    BatchFailure, BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
-    backend::remote::{Effect, batch},
+    BatchReport, Credential, CredentialStore, Error, Found, Key, Result,
+    backend::remote::Effect,
     codec::{decode_credential, encode_credential},
     error::Kind,
+    model::ListOptions,
 };
 
 impl Redis {
@@ -94,21 +103,6 @@ fn read(id: &Key, text: Option<Vec<u8>>) -> Result<Credential> {
     decode_credential(&text).map_err(|error| error.with_key(id))
 }
 
-/// Runs chunks of the items concurrently. The results are in the order of the items.
-pub(super) async fn in_chunks<'i, T, R, F: Future<Output = Vec<R>>>(
-    items: &'i [T],
-    bytes: impl Fn(&T) -> usize,
-    chunk: impl Fn(&'i [T]) -> F,
-) -> Vec<R> {
-    let chunks = batch::run(items, bytes, CONCURRENT_CHUNKS, chunk).await;
-    chunks.into_iter().flat_map(|(_, results)| results).collect()
-}
-
-/// The errors by key. Keys must be unique.
-fn failures<'k>(keys: impl Iterator<Item = &'k Key>, results: Vec<Result<()>>) -> BTreeMap<&'k Key, Error> {
-    keys.zip(results).filter_map(|(key, result)| Some((key, result.err()?))).collect()
-}
-
 impl CredentialStore for Redis {
     async fn get_credential(&self, id: &Key) -> Result<Credential> {
         let reply =
@@ -130,40 +124,32 @@ impl CredentialStore for Redis {
     }
 
     async fn get_credentials(&self, ids: &[Key]) -> Result<Found<Credential>> {
-        let call = self.call()?;
-        let unique: Vec<Key> = ids.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect();
-        let results = in_chunks(&unique, |_| 0, |chunk| self.get_chunk(&call, chunk)).await;
-        let (mut failures, mut found) = (BTreeMap::new(), Found::default());
-        // Sorted, so that the map is built at once.
-        found.values = unique
-            .iter()
-            .zip(results)
-            .filter_map(|(id, result)| {
-                let failed = |error| drop(failures.insert(id, error));
-                Some((id.clone(), result.map_err(failed).ok()?))
-            })
-            .collect();
-        for (index, id) in ids.iter().enumerate() {
-            if let Some(error) = failures.get(id).cloned() {
-                found.failures.push(BatchFailure { index, key: id.clone(), error });
-            }
-        }
-        found.settle()
+        let (call, distinct) = (self.call()?, many::distinct(ids));
+        let results = in_chunks(&distinct, |_| 0, |chunk| self.get_chunk(&call, chunk)).await;
+        many::found(ids, &distinct, results)
     }
 
     async fn set_credentials(&self, credentials: &[(Key, Credential)]) -> Result<BatchReport> {
         let call = self.call()?;
-        let last: HashMap<&Key, &Credential> = credentials.iter().map(|(id, item)| (id, item)).collect();
-        let items: Vec<_> = last.into_iter().map(|(id, item)| (id, encode_credential(item))).collect();
+        let items = many::last(credentials).into_iter().map(|(id, item)| (id, encode_credential(item)));
+        let items: Vec<_> = items.collect();
         let results = in_chunks(&items, |(_, text)| text.len(), |chunk| self.set_chunk(&call, chunk)).await;
-        let failed = failures(items.iter().map(|(id, _)| *id), results);
-        batch::report(credentials.iter().map(|(id, _)| id), &failed)
+        many::report(credentials.iter().map(|(id, _)| id), items.iter().map(|(id, _)| *id).zip(results))
     }
 
     async fn delete_credentials(&self, ids: &[Key]) -> Result<BatchReport> {
         let call = self.call()?;
-        let unique: Vec<&Key> = ids.iter().collect::<HashSet<_>>().into_iter().collect();
-        let results = in_chunks(&unique, |_| 0, |chunk| self.delete_chunk(&call, chunk)).await;
-        batch::report(ids.iter(), &failures(unique.iter().copied(), results))
+        let distinct: Vec<&Key> = ids.iter().collect::<HashSet<_>>().into_iter().collect();
+        let results = in_chunks(&distinct, |_| 0, |chunk| self.delete_chunk(&call, chunk)).await;
+        many::report(ids.iter(), distinct.iter().copied().zip(results))
+    }
+
+    /// Each list of ids is a scan of the whole database. See [`Redis`].
+    fn stream_credentials(
+        &self,
+        options: ListOptions,
+    ) -> impl Stream<Item = Result<(Key, Credential)>> + Send {
+        let keys = Keys::new(self, Part::Credentials, options);
+        keys.stream(|redis, ids| async move { redis.get_credentials(&ids).await })
     }
 }

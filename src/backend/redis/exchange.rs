@@ -67,7 +67,7 @@ impl<'e> Exchange<'e> {
     }
 
     /// The reply to each command. A refusal by the server is a value; an unconfirmed write is an error. A
-    /// status other than OK is the reply of a script that wrote nothing.
+    /// status other than OK is the reply of a script that wrote nothing, and nil that of SET NX.
     fn replies(&self, mut replies: Vec<Value>) -> Vec<Result<Value>> {
         let unconfirmed =
             self.node.wait(self.effect).and_then(|wait| wait.unconfirmed(replies.pop().as_ref()));
@@ -77,7 +77,7 @@ impl<'e> Exchange<'e> {
             .skip(step - 1)
             .step_by(step)
             .map(|reply| match (&reply, &unconfirmed) {
-                (Value::ServerError(_) | Value::SimpleString(_), _) | (_, None) => Ok(reply),
+                (Value::ServerError(_) | Value::SimpleString(_) | Value::Nil, _) | (_, None) => Ok(reply),
                 (_, Some(error)) => Err(error.clone()),
             })
             .collect()

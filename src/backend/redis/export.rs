@@ -3,29 +3,21 @@
 use futures_core::Stream;
 use redis::{Cmd, Value, cmd};
 
-use super::{Redis, config, layout::Space, reply, wide};
+use super::{
+    Redis, config,
+    keys::{Keys, Part},
+    layout::Space,
+    reply, wide,
+};
 use crate::{
     BatchReport, Error, ErrorKind, Exportable, Key, Record, Result,
     backend::remote::{Effect, batch},
     capability::pages,
     codec::{decode_key, encode_config, encode_credential},
+    model::ListOptions,
 };
 
-/// How many records are read at a time.
-pub(super) const PAGE: usize = 100;
-
 pub(super) const NO_KEY: &str = "its name is not 1 to 255 bytes of UTF-8 without control characters";
-
-/// How many keys are held in memory at a time.
-const MAX_KEYS: usize = 200_000;
-
-/// The kinds of records in the order of an export.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
-    Credentials,
-    Configs,
-    Usage,
-}
 
 /// A record that can't be read.
 pub(super) struct Unread {
@@ -38,43 +30,31 @@ pub(super) struct Unread {
 
 /// Where an export continues.
 struct Position {
-    redis: Redis,
-    /// What was not listed yet, and after which key its list continues.
+    keys: Keys,
+    /// The parts after that of the keys.
     parts: &'static [Part],
-    after: Option<Key>,
-    /// The keys whose records were not read yet, and what they are of.
-    keys: std::vec::IntoIter<Key>,
-    part: Part,
+    options: ListOptions,
 }
 
 impl Position {
+    fn first(redis: &Redis, prefix: String) -> Self {
+        let options = ListOptions::default().with_prefix(prefix);
+        let keys = Keys::new(redis, Part::Credentials, options.clone());
+        Self { keys, parts: &[Part::Configs, Part::Usage], options }
+    }
+
     /// The next records, and where the export continues after them.
     async fn read(mut self) -> Result<Option<(Vec<Record>, Self)>> {
-        while self.keys.as_slice().is_empty() {
+        let keys = loop {
+            let keys = self.keys.next().await?;
+            if !keys.is_empty() {
+                break keys;
+            }
             let Some((part, rest)) = self.parts.split_first() else { return Ok(None) };
-            let call = self.redis.long_call()?;
-            let space = match part {
-                Part::Credentials => Some(Space::Credential),
-                Part::Configs => None,
-                Part::Usage => Some(Space::Usage),
-            };
-            let keys = match space {
-                Some(space) => self.redis.scan_after(&call, space, self.after.as_ref(), MAX_KEYS).await?,
-                None => {
-                    let names = self.redis.config_names(&call).await?;
-                    let mut keys = names.iter().map(|name| decode_key(name)).collect::<Result<Vec<_>>>()?;
-                    keys.sort_unstable();
-                    keys
-                }
-            };
-            drop(call);
-            self.part = *part;
-            self.after = keys.last().filter(|_| space.is_some() && keys.len() == MAX_KEYS).cloned();
-            self.parts = if self.after.is_some() { self.parts } else { rest };
-            self.keys = keys.into_iter();
-        }
-        let keys: Vec<Key> = self.keys.by_ref().take(PAGE).collect();
-        let records = self.redis.page(self.part, &keys).await?.into_iter();
+            self.keys = Keys::new(&self.keys.redis, *part, self.options.clone());
+            self.parts = rest;
+        };
+        let records = self.keys.redis.page(self.keys.part, &keys).await?.into_iter();
         let records = records.map(|record| record.map_err(|unread| unread.error)).collect::<Result<_>>()?;
         Ok(Some((records, self)))
     }
@@ -150,9 +130,12 @@ impl Exportable for Redis {
     /// and the values of 100 keys: at most 100 MiB. SCAN has no order, so each further 200,000 keys need
     /// another scan of the whole database.
     fn export(&self) -> impl Stream<Item = Result<Record>> + Send {
-        let (redis, keys) = (self.clone(), Vec::new().into_iter());
-        let parts: &[Part] = &[Part::Credentials, Part::Configs, Part::Usage];
-        pages(Position { redis, parts, after: None, keys, part: Part::Credentials }, Position::read)
+        pages(Position::first(self, String::new()), Position::read)
+    }
+
+    /// The servers select the keys. Otherwise as `export`.
+    fn export_prefix(&self, prefix: String) -> impl Stream<Item = Result<Record>> + Send {
+        pages(Position::first(self, prefix), Position::read)
     }
 
     /// One pipeline per chunk, one after another: of several records with the same key the last one is kept.

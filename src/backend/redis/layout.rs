@@ -79,16 +79,17 @@ impl Layout {
         [&self.prefix, "plan:"].concat()
     }
 
-    /// The MATCH pattern of SCAN for the keys of one kind, or for all. Wildcards in the prefix are escaped.
-    pub(super) fn pattern(&self, space: Option<Space>) -> String {
-        let mut pattern = String::with_capacity(self.prefix.len() + 8);
-        for character in self.prefix.chars() {
+    /// The MATCH pattern of SCAN for the keys of one kind that begin with `prefix`, or for all. Wildcards in
+    /// the prefixes are escaped.
+    pub(super) fn pattern(&self, space: Option<Space>, prefix: &str) -> String {
+        let words = [self.prefix.as_str(), space.map_or("", Space::word), prefix];
+        let mut pattern = String::with_capacity(self.prefix.len() + prefix.len() + 8);
+        for character in words.into_iter().flat_map(str::chars) {
             if matches!(character, '*' | '?' | '[' | ']' | '^' | '-' | '\\') {
                 pattern.push('\\');
             }
             pattern.push(character);
         }
-        pattern.push_str(space.map_or("", Space::word));
         pattern.push('*');
         pattern
     }
@@ -157,8 +158,10 @@ mod tests {
 
     #[test]
     fn nothing_in_a_prefix_is_a_wildcard() {
-        let pattern = |prefix| Layout::new(prefix).pattern(Some(Space::Credential));
+        let pattern = |prefix| Layout::new(prefix).pattern(Some(Space::Credential), "");
         assert_eq!(pattern("app[1]:"), r"app\[1\]:cred:*");
         assert_eq!(pattern("?y^-\\*"), r"\?y\^\-\\\*cred:*");
+        let of_prefix = Layout::new("a*:").pattern(Some(Space::Usage), "b?[c]\\");
+        assert_eq!(of_prefix, r"a\*:usage:b\?\[c\]\\*");
     }
 }

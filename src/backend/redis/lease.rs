@@ -5,7 +5,7 @@ use std::{result::Result as StdResult, time::Duration};
 use redis::{Cmd, Value, cmd};
 use tokio::time::Instant;
 
-use super::{Redis, credential::in_chunks, error, layout::Space, reply};
+use super::{Redis, error, layout::Space, many::in_chunks, reply};
 use crate::{
     Error, ErrorKind, Key, Result,
     backend::remote::Effect,

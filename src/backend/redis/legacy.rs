@@ -6,7 +6,8 @@ use futures_core::Stream;
 
 use super::{
     Redis,
-    export::{NO_KEY, PAGE, Part, Unread, of_field},
+    export::{NO_KEY, Unread, of_field},
+    keys::{PAGE, Part},
     layout::Space,
 };
 use crate::{ErrorKind, Key, Record, Result, capability::pages, codec::decode_key, model::Piece};
@@ -38,7 +39,7 @@ impl Redis {
         let call = self.long_call()?;
         let (mut keys, mut others, mut remarks) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         let (layout, config) = (&self.layout, self.layout.config());
-        self.scan_names(&call, &layout.pattern(None), |name| {
+        self.scan_names(&call, &layout.pattern(None, ""), |name| {
             match layout.record(name) {
                 Some((Space::Credential, Ok(id))) => drop(keys.insert((Part::Credentials, id))),
                 Some((Space::Usage, Ok(key))) => drop(keys.insert((Part::Usage, key))),

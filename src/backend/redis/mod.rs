@@ -14,9 +14,11 @@ mod exchange;
 mod exclusive;
 mod export;
 mod health;
+mod keys;
 mod layout;
 mod lease;
 mod legacy;
+mod many;
 mod node;
 mod options;
 mod plan;
@@ -34,6 +36,7 @@ mod tls;
 mod usage;
 mod wait;
 mod wide;
+mod within;
 
 use std::{sync::Arc, time::Duration};
 

@@ -64,8 +64,9 @@ options! {
         pub password: Option<Secret> = None,
         /// The number of the database. A cluster has only 0. Default: 0.
         pub db: u32 = 0,
-        /// The beginning of all names of the store's keys. Default: `gcli2api:`. In a cluster, a prefix with
-        /// a `{tag}` keeps all keys on one server.
+        /// The beginning of all names of the store's keys. Default: `gcli2api:`, which another program has,
+        /// too: two gateways on one database need a prefix each. In a cluster, a prefix with a `{tag}` keeps
+        /// all keys on one server.
         pub prefix: String = "gcli2api:".to_owned(),
         /// The name of our connections in the server's `CLIENT LIST`, without spaces and special characters.
         /// Default: `gateway-storage`.

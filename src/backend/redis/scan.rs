@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use redis::{Value, cmd};
 
 use super::{Redis, error, layout::Space, server::Call};
-use crate::{Error, ErrorKind, Key, Result, backend::remote::Effect};
+use crate::{Error, ErrorKind, Key, Result, backend::remote::Effect, model::KeyRange};
 
 /// How many keys the server examines per SCAN: some milliseconds, in which it serves no other client. With a
 /// smaller number, round trips would dominate a list where the database holds millions of other keys.
@@ -17,30 +17,34 @@ const MAX_RESTARTS: usize = 5;
 impl Redis {
     /// The keys of all records of one kind, sorted.
     pub(super) async fn scan(&self, call: &Call<'_>, space: Space) -> Result<Vec<Key>> {
-        self.scan_after(call, space, None, usize::MAX).await
+        let mut all = Some(KeyRange::of_prefix(""));
+        self.scan_first(call, space, "", &mut all, usize::MAX).await
     }
 
-    /// The first keys after `after`, sorted. SCAN has no order, so a caller that holds only some of the keys
-    /// must scan the whole database again for the next ones.
-    pub(super) async fn scan_after(
+    /// The first keys in `rest`, a range of keys with this prefix, sorted: at most this number. Then
+    /// `rest` is the range after them, or none if it has no more keys. SCAN has no order, so the next keys
+    /// need another scan of the whole database.
+    pub(super) async fn scan_first(
         &self,
         call: &Call<'_>,
         space: Space,
-        after: Option<&Key>,
-        limit: usize,
+        prefix: &str,
+        rest: &mut Option<KeyRange>,
+        most: usize,
     ) -> Result<Vec<Key>> {
-        let mut keys = BTreeSet::new();
-        self.scan_names(call, &self.layout.pattern(Some(space)), |name| {
+        let (Some(mut range), mut keys) = (rest.take(), BTreeSet::new()) else { return Ok(Vec::new()) };
+        self.scan_names(call, &self.layout.pattern(Some(space), prefix), |name| {
             let Some((_, key)) = self.layout.record(name) else { return Ok(()) };
             let key = key?;
-            let is_after = after.is_none_or(|after| key > *after);
-            let has_room = keys.len() < limit || keys.last().is_some_and(|last| key < *last);
-            if is_after && has_room && keys.insert(key) && keys.len() > limit {
+            let has_room = keys.len() < most || keys.last().is_some_and(|last| key < *last);
+            if has_room && range.contains(&key) && keys.insert(key) && keys.len() > most {
                 keys.pop_last();
             }
             Ok(())
         })
         .await?;
+        let last = keys.last().filter(|_| keys.len() == most);
+        *rest = last.is_some_and(|last| range.begin_after(last)).then_some(range);
         Ok(keys.into_iter().collect())
     }
 

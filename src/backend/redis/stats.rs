@@ -60,7 +60,7 @@ impl Redis {
         let config_count = reply::number(configs)?.unsigned_abs();
         let (mut seen, mut unreadable) = (HashSet::new(), 0_u64);
         let (mut credentials, mut usage, mut cached) = (0, 0, 0_u64);
-        let pattern = self.layout.pattern(None);
+        let pattern = self.layout.pattern(None, "");
         let all = self.scan_names(&counting, &pattern, |name| {
             let Some((space, key)) = self.layout.record(name) else { return Ok(()) };
             let is_counted = match space {

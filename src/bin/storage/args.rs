@@ -41,7 +41,7 @@ A value (JSON, or bytes for the cache) is one quoted argument, @FILE to read a f
 stdin. Pass secrets with @FILE or -.
 
 Only `set`, `increment`, `copy`, `import`, `adopt` and `pull` create a store. With --output json,
-errors are JSON documents on stderr.
+errors are JSON documents on stderr. An error that is about one record names its key.
 
 Examples:
   export STORAGE_URL=file:./data

@@ -7,13 +7,20 @@ use std::marker::PhantomData;
 use crate::{
     backend::CliBackend,
     session::Session,
-    term::{failure::Failure, log::Log, output::Answer},
+    term::{
+        failure::Failure,
+        log::Log,
+        output::{Answer, Output},
+    },
 };
 
 /// A command on a backend, implemented for the backends that have the capabilities for it.
 pub(crate) trait Run<B, T = Answer> {
     async fn run(&self, session: &Session<'_, B>) -> Result<T, Failure>;
 }
+
+/// A command that writes its output while it runs.
+pub(crate) struct To<'c, C>(pub(crate) &'c C, pub(crate) Output);
 
 /// A command on a backend that may lack the capability for it.
 ///

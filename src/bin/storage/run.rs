@@ -3,23 +3,27 @@
 use crate::{
     args::{Arguments, Command},
     commands::{doctor::Check, verify::Sampled},
-    dispatch::on_its_backend,
+    dispatch::{To, on_its_backend},
     term::{failure::Failure, log::Log, output::Answer},
 };
 
 /// Runs the command on the backend that the URL names.
 pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
     let log = Log(arguments.verbose);
-    let url = &*arguments.store_url()?;
+    let (url, output) = (&*arguments.store_url()?, arguments.output);
     match &arguments.command {
         Command::Ping(command) => on_its_backend!(url, log, command, "be pinged"),
         Command::Stats(command) => on_its_backend!(url, log, command, "be counted"),
         Command::Doctor(doctor) if doctor.check => on_its_backend!(url, log, &Check, "be checked"),
         Command::Doctor(command) => on_its_backend!(url, log, command, "be examined"),
-        Command::Credential(command) => on_its_backend!(url, log, command, "store credentials"),
-        Command::Config(command) => on_its_backend!(url, log, command, "store configuration"),
+        Command::Credential(command) => {
+            on_its_backend!(url, log, &To(command, output), "store credentials")
+        }
+        Command::Config(command) => {
+            on_its_backend!(url, log, &To(command, output), "store configuration")
+        }
         Command::Plan(command) => on_its_backend!(url, log, command, "apply config batches"),
-        Command::Usage(command) => on_its_backend!(url, log, command, "count usage"),
+        Command::Usage(command) => on_its_backend!(url, log, &To(command, output), "count usage"),
         Command::Cache(command) => on_its_backend!(url, log, command, "cache"),
         Command::Lease(command) => on_its_backend!(url, log, command, "keep leases"),
         Command::History(command) => on_its_backend!(url, log, command, "keep a history"),

@@ -5,6 +5,7 @@ mod crash;
 mod daemon;
 mod durable;
 mod history;
+mod lists;
 mod opens;
 mod rewritten;
 mod shared;

@@ -22,6 +22,31 @@ async fn leases(storage: &Storage<Redis>) -> Result {
     storage.release_lease(&lease, minute).await
 }
 
+/// Batches, budgets, streams and resets by prefix.
+async fn many(storage: &Storage<Redis>) -> Result {
+    use futures_util::TryStreamExt;
+    use gateway_storage::usage::Within;
+    let (minute, all) = (Duration::from_secs(60), gateway_storage::list::ListOptions::default);
+    let keys = ["many/1", "many/2", "many/3"];
+    storage.set_credentials(keys.map(|id| (id, json!({})))).await?.complete()?;
+    storage.set_configs(keys.map(|key| (key, json!(1)))).await?.complete()?;
+    storage.set_cache_many(keys.map(|key| (key, "v")), minute).await?.complete()?;
+    for key in keys {
+        assert_eq!(storage.increment_within(key, "n", 2, 2).await?, Within::Counted(2));
+        assert_eq!(storage.increment_within(key, "n", 1, 2).await?, Within::Refused(2));
+        assert_eq!(storage.get_counter(key, "n").await?, 2);
+        assert!(!storage.set_cache_if_absent(key, "w", minute).await?);
+    }
+    assert_eq!(storage.get_configs(keys).await?.complete()?.len(), 3);
+    assert_eq!(storage.get_usages(keys).await?.complete()?.len(), 3);
+    assert_eq!(storage.get_cache_many(keys).await?.complete()?.len(), 3);
+    assert!(storage.stream_credentials(all()).try_collect::<Vec<_>>().await?.len() >= 3);
+    assert!(storage.stream_configs(all()).try_collect::<Vec<_>>().await?.len() >= 3);
+    assert!(storage.stream_usage(all()).try_collect::<Vec<_>>().await?.len() >= 3);
+    assert_eq!(storage.reset_usage_prefix("many/").await?, 3);
+    storage.delete_credentials(keys).await?.complete().map(drop)
+}
+
 /// Runs every operation as the documented user. The server's ACL LOG shows refusals that the store ignores,
 /// too.
 async fn every_operation(url: &str, servers: &[&Server]) -> Result {
@@ -34,6 +59,7 @@ async fn every_operation(url: &str, servers: &[&Server]) -> Result {
     workload::configs(&storage, &words, &mut errors).await?;
     workload::conditional(&storage, &words, &mut errors).await?;
     leases(&storage).await?;
+    many(&storage).await?;
     workload::usage(&storage, &words, &mut errors).await?;
     workload::cache(&storage, &words, &mut errors).await?;
     workload::plans(&storage, &words, &mut errors).await?;

@@ -44,8 +44,10 @@ async fn every_operation_is_one_command() -> Result {
     one_command!(raw, 1 x "hgetall", |_n| storage.list_configs());
     one_command!(raw, 1 x "hincrby", |n| storage.increment_usage(&names[n], "f", 1));
     one_command!(raw, 1 x "hgetall", |n| storage.get_usage(&names[n]));
+    one_command!(raw, 1 x "hget", |n| storage.get_counter(&names[n], "f"));
     one_command!(raw, 1 x "unlink", |n| storage.reset_usage(&names[n]));
     one_command!(raw, 1 x "set", |n| storage.set_cache(&names[n], "x", ttl));
+    one_command!(raw, 1 x "set", |n| storage.set_cache_if_absent(&names[n], "y", ttl));
     one_command!(raw, 1 x "get", |n| storage.get_cache(&names[n]));
     raw.words("CONFIG RESETSTAT");
     for name in &names {
@@ -61,6 +63,11 @@ async fn every_operation_is_one_command() -> Result {
     one_command!(raw, 1 x "mget", |_n| storage.get_credentials(&names[..10]));
     one_command!(raw, 10 x "unlink", |_n| storage.delete_credentials(&names[..10]));
     one_command!(raw, 10 x "hincrby", |_n| storage.increment_many(&steps));
+    one_command!(raw, 10 x "hgetall", |_n| storage.get_usages(&names[..10]));
+    one_command!(raw, 1 x "hset", |_n| storage.set_configs(names[..10].iter().map(|key| (key, json!(1)))));
+    one_command!(raw, 1 x "hmget", |_n| storage.get_configs(&names[..10]));
+    one_command!(raw, 10 x "set", |_n| storage.set_cache_many(names[..10].iter().map(|key| (key, "x")), ttl));
+    one_command!(raw, 10 x "get", |_n| storage.get_cache_many(&names[..10]));
     assert_eq!(storage.stats().await?.usage_record_count, 10);
     storage.close().await
 }

@@ -74,7 +74,7 @@ async fn reads_data_of_the_go_program() -> Result {
     let many = [("bob", "requests"), ("bob", "tokens"), ("odd", "x"), ("alice", "requests")]
         .map(|(record, field)| Increment::new(&key(record), &key(field), 1));
     let report = storage.increment_many(&many).await?;
-    assert_eq!((report.succeeded, report.failures.len()), (2, 2));
+    assert_eq!((&report.totals[..], report.failures.len()), (&[None, Some(9), None, Some(43)][..], 2));
     assert!(report.failures.iter().all(|failure| failure.error.kind() == ErrorKind::Corrupt));
     storage.close().await
 }
@@ -185,7 +185,7 @@ async fn a_large_store_is_listed_exported_and_imported_among_other_keys() -> Res
         ids.iter().map(|id| (id.clone(), json!({ "id": id }).try_into().unwrap())).collect();
     assert!(storage.set_credentials(&credentials).await?.is_complete());
     let steps: Vec<Increment> = ids.iter().map(|id| Increment::new(id, &key("n"), 5)).collect();
-    assert_eq!(storage.increment_many(&steps).await?.succeeded, 2_300);
+    assert_eq!(storage.increment_many(&steps).await?.complete()?, [5; 2_300]);
     storage.set_config("a", json!([1])).await?;
     assert_eq!(storage.list_credentials().await?, ids);
     assert_eq!(storage.list_usage().await?.len(), 2_300);
@@ -206,9 +206,9 @@ async fn a_large_store_is_listed_exported_and_imported_among_other_keys() -> Res
     storage.close().await
 }
 
-/// An export holds 200,000 keys in memory, and scans again for the next ones.
+/// An export and a stream hold 200,000 keys in memory, and scan again for the next ones.
 #[test]
-fn more_keys_than_fit_in_memory_are_exported_in_order() {
+fn more_keys_than_fit_in_memory_are_read_in_order() {
     const COUNT: usize = 250_000;
     let server = Server::start(&["--appendonly", "no"]);
     let fill = format!(
@@ -228,5 +228,16 @@ fn more_keys_than_fit_in_memory_are_exported_in_order() {
         });
     });
     assert_eq!(count, COUNT);
+    assert!(held.bytes_max < 15 << 20, "{} bytes", held.bytes_max);
+    let held = allocation_counter::measure(|| {
+        runtime.block_on(async {
+            let mut records = std::pin::pin!(storage.stream_credentials(Default::default()));
+            while let Some(record) = records.next().await {
+                assert_eq!(record.unwrap().0.as_str(), format!("{:06}", COUNT + 1 - count));
+                count -= 1;
+            }
+        });
+    });
+    assert_eq!(count, 0);
     assert!(held.bytes_max < 15 << 20, "{} bytes", held.bytes_max);
 }

@@ -2,6 +2,7 @@
 
 mod acl;
 mod beside;
+mod budgets;
 mod calls;
 mod conditional;
 mod connections;
@@ -11,8 +12,10 @@ mod health;
 mod layout;
 mod lease;
 mod login;
+mod many;
 mod passwords;
 mod refusals;
+mod streams;
 mod tls;
 mod topology;
 

@@ -17,6 +17,7 @@ pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod lease;
 pub(crate) mod man;
+mod page;
 pub(crate) mod ping;
 pub(crate) mod plan;
 pub(crate) mod remote;
@@ -28,7 +29,7 @@ pub(crate) mod verify;
 // For the commands.
 use crate::{
     backend::CliBackend,
-    dispatch::Run,
+    dispatch::{Run, To},
     session::Session,
-    term::{failure::Failure, output::Answer},
+    term::{failure::Failure, output::Answer, output::Output},
 };

@@ -153,11 +153,7 @@ impl Apply {
             return self.dry_run(&plan, session.open().await?).await;
         }
         let storage = session.open().await?;
-        let applied = storage.apply_plan(&self.key, &plan, &options).await.map_err(|error| {
-            let blamed = error.key().map(|key| format!("the key is `{}`", key.as_str()));
-            let failure = Failure::from(error);
-            blamed.into_iter().fold(failure, Failure::hint)
-        })?;
+        let applied = storage.apply_plan(&self.key, &plan, &options).await?;
         let hash = json!(plan.payload_hash());
         Ok(match applied {
             Applied::Applied => word("applied", &[("payload_hash", hash)]),
@@ -181,10 +177,10 @@ impl Apply {
                 Failure::would_refuse("the plan of this key was rolled back")
                     .hint("apply it under another key"),
             ),
-            (_, Some(key)) => Some(
-                Failure::would_refuse("a value is not what the plan expects")
-                    .hint(format!("the key is `{}`", key.as_str())),
-            ),
+            (_, Some(key)) => Some(Failure {
+                key: Some((*key).clone()),
+                ..Failure::would_refuse("a value is not what the plan expects")
+            }),
             _ => None,
         };
         let answer = differences(plan, &stored, &unexpected.into_iter().collect(), is_replay, self.reveal);

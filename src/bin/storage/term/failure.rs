@@ -41,6 +41,8 @@ pub(crate) struct Failure {
     pub(crate) outcome: &'static str,
     /// The backend's own code.
     pub(crate) code: Option<String>,
+    /// The key of the record that the error is about.
+    pub(crate) key: Option<Key>,
     /// The error, then its causes.
     pub(crate) chain: Vec<String>,
     /// What the operator can do.
@@ -57,13 +59,22 @@ pub(crate) fn with_causes(error: &Error) -> String {
 
 impl Failure {
     fn new(exit: Exit, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { exit, kind, outcome: "not_applied", code: None, chain: vec![message.into()], hint: None }
+        Self {
+            exit,
+            kind,
+            outcome: "not_applied",
+            code: None,
+            key: None,
+            chain: vec![message.into()],
+            hint: None,
+        }
     }
 
     /// An error of the library.
     fn of(exit: Exit, error: &Error) -> Self {
         let mut failure = Self::new(exit, error.kind().as_str(), error.to_string());
         failure.code = error.code().map(str::to_owned);
+        failure.key = error.key().cloned();
         let mut source = error.source();
         while let Some(cause) = source {
             failure.chain.push(cause.to_string());
@@ -274,6 +285,30 @@ impl Failure {
         self.chain.insert(0, format!("{copied}; {what}"));
         self.outcome = outcome;
         self.hint("compare the stores with `storage verify`")
+    }
+
+    /// An increment that would exceed its limit.
+    pub(crate) fn over_limit(total: i64, limit: i64) -> Self {
+        let message = format!(
+            "the counter would exceed its limit, so nothing was added: the total is {total}, the limit {limit}"
+        );
+        Self::new(Exit::Error, "refused", message)
+    }
+
+    /// The cache has a value that was to be stored only if there is none.
+    pub(crate) fn cached() -> Self {
+        let message = "the cache holds a value for this key, so nothing was stored";
+        Self::new(Exit::Error, ErrorKind::Conflict.as_str(), message)
+    }
+
+    /// Config values that are missing. Their keys are not secret: `config list` prints them too.
+    pub(crate) fn no_configs(keys: &[&Key]) -> Self {
+        let names: Vec<String> = keys.iter().map(|key| format!("`{}`", key.as_str())).collect();
+        let message = match keys {
+            [_] => format!("no config has the key {}", names[0]),
+            _ => format!("no configs have the keys {}", names.join(", ")),
+        };
+        Self::new(Exit::Error, ErrorKind::NotFound.as_str(), message)
     }
 
     /// Records of the source would replace other values.

@@ -3,12 +3,15 @@
 use std::{
     fmt,
     io::{Write, stderr},
+    iter,
     time::Instant,
 };
 
+use futures_core::Stream;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
     Result,
-    layer::{Call, Layer, Receiver},
+    layer::{Call, Layer, Operation, Receiver},
 };
 
 /// A layer that logs every operation if it is enabled, without keys and values.
@@ -34,5 +37,21 @@ impl Layer for Log {
             Err(error) => self.line(format_args!("{name}: {} after {elapsed:.1?}", error.kind())),
         }
         result
+    }
+
+    fn around_stream<T: Send, S: Stream<Item = Result<T>> + Send>(
+        &self,
+        operation: Operation,
+        items: S,
+    ) -> impl Stream<Item = Result<T>> + Send {
+        let (log, name, start) = (*self, operation.name, Instant::now());
+        let end = iter::from_fn(move || {
+            log.line(format_args!("{name}: ok in {:.1?}", start.elapsed()));
+            None
+        });
+        let items = items.inspect_err(move |error| {
+            log.line(format_args!("{name}: {} after {:.1?}", error.kind(), start.elapsed()));
+        });
+        items.chain(stream::iter(end))
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod failure;
 pub(crate) mod interrupt;
+pub(crate) mod listing;
 pub(crate) mod log;
 pub(crate) mod output;
 pub(crate) mod progress;

@@ -1,14 +1,13 @@
 //! What a command prints: text or JSON.
 
 use std::{
-    collections::BTreeMap,
     ffi::{OsStr, OsString},
     io::{self, BufWriter, IsTerminal, Write, stderr, stdout},
     process::ExitCode,
 };
 
 use clap::ValueEnum;
-use gateway_storage::{ConfigValue, Credential, Key, UsageRecord};
+use gateway_storage::{Credential, Key, UsageRecord};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -31,12 +30,8 @@ pub(crate) enum Answer {
     Redacted(Credential),
     /// Keys, one per line.
     Keys(Vec<Key>),
-    /// Config values by key, one per line.
-    Configs(BTreeMap<Key, ConfigValue>),
     /// The counters of one record, one per line.
     Counters(UsageRecord),
-    /// The counters of all records, one per line.
-    Usage(BTreeMap<Key, UsageRecord>),
     /// A counter's new total.
     Total(i64),
     /// Bytes, unchanged.
@@ -90,16 +85,22 @@ impl Output {
         match self {
             Self::Human => {
                 say(&format!("error: {}", failure.chain.join("\n  caused by: ")));
+                if let Some(key) = &failure.key {
+                    say(&format!("  key: {}", key.as_str()));
+                }
                 if let Some(hint) = &failure.hint {
                     say(&format!("  hint: {hint}"));
                 }
             }
             Self::Json => {
-                let Failure { kind, outcome, code, chain, hint, .. } = failure;
+                let Failure { kind, outcome, code, key, chain, hint, .. } = failure;
                 let message = chain.join(": ");
                 let mut error = json!({ "kind": kind, "message": message, "outcome": outcome, "hint": hint });
                 if let Some(code) = code {
                     error["code"] = json!(code);
+                }
+                if let Some(key) = key {
+                    error["key"] = json!(key);
                 }
                 say(&json!({ "error": error }).to_string());
             }
@@ -161,17 +162,9 @@ impl Answer {
                 lines.lines().try_for_each(|line| writeln!(out, "{}", printable(line)))
             }
             Self::Keys(keys) => keys.iter().try_for_each(|key| writeln!(out, "{}", key.as_str())),
-            Self::Configs(configs) => configs.iter().try_for_each(|(key, value)| {
-                writeln!(out, "{}\t{}", key.as_str(), printable(&value.to_json()))
-            }),
             Self::Counters(record) => {
                 record.iter().try_for_each(|(field, count)| writeln!(out, "{}\t{count}", field.as_str()))
             }
-            Self::Usage(records) => records.iter().try_for_each(|(key, record)| {
-                record.iter().try_for_each(|(field, count)| {
-                    writeln!(out, "{}\t{}\t{count}", key.as_str(), field.as_str())
-                })
-            }),
             Self::Total(total) => writeln!(out, "{total}"),
             Self::Bytes(bytes) => out.write_all(bytes),
             Self::Lines { lines, .. } => lines.iter().try_for_each(|line| writeln!(out, "{line}")),
@@ -192,9 +185,7 @@ impl Answer {
             }
             Self::Redacted(credential) => document(out, &credential.redacted()),
             Self::Keys(keys) => document(out, keys),
-            Self::Configs(configs) => document(out, configs),
             Self::Counters(record) => document(out, record),
-            Self::Usage(records) => document(out, records),
             Self::Total(total) => document(out, &json!({ "total": total })),
             Self::Bytes(bytes) => document(out, &bytes_as_json(bytes)),
             Self::WithFailure { answer, .. } => answer.json(out),
