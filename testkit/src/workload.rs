@@ -90,7 +90,8 @@ pub async fn credentials<B: CredentialStore>(
     errors.of(on.set_credential(&id, json!([words.secret])).await);
     errors.of(on.get_credential(format!("{}\n", words.id)).await);
     assert!(!on.list_credentials().await?.is_empty());
-    let many = [(id.clone(), fields.clone().try_into()?), (missing.clone(), fields.clone().try_into()?)];
+    let many: [(Key, gateway_storage::Credential); 2] =
+        [(id.clone(), fields.clone().try_into()?), (missing.clone(), fields.clone().try_into()?)];
     on.set_credentials(&many).await?.complete()?;
     on.delete_credential(&missing).await?;
     errors.of(on.delete_credential(&missing).await);

@@ -33,7 +33,7 @@ pub(crate) async fn batches_are_those_of_memory<B: UsageStore>(storage: &Storage
         let steps: Vec<_> = (0..2 * records).map(step).collect();
         let expected = memory.increment_many(&steps).await.unwrap();
         let found = storage.increment_many(&steps).await.unwrap();
-        assert_eq!(found.totals, expected.totals, "{steps:?}");
+        assert_eq!(found.totals, expected.totals, "in round {round}");
         let failures = |totals: &gateway_storage::usage::Totals| {
             let failure = |of: &gateway_storage::BatchFailure| (of.index, of.key.clone(), of.error.kind());
             totals.failures.iter().map(failure).collect::<Vec<_>>()

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_storage::{ErrorKind, MongoDb, Outcome, Storage};
+use gateway_storage::{Credential, ErrorKind, Key, MongoDb, Outcome, Storage};
 use serde_json::json;
 
 use super::{
@@ -39,7 +39,7 @@ async fn killing_the_primary_loses_no_acknowledged_write() -> Result {
                     n += 1;
                     let id = key(&format!("{task}-{n}"));
                     let begun = Instant::now();
-                    let item = (id.clone(), json!({ "n": n }).try_into().unwrap());
+                    let item: (Key, Credential) = (id.clone(), json!({ "n": n }).try_into().unwrap());
                     let result = match n % 3 {
                         0 => storage
                             .set_credentials(&[item])

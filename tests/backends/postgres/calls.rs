@@ -153,7 +153,7 @@ fn an_export_of_large_values_uses_little_memory() {
         for n in 0..LARGE {
             storage.set_credential(&key(&format!("{n:03}")), json!({ "a": text })).await.unwrap();
             storage.set_config(&key(&format!("{n:03}")), json!(text)).await.unwrap();
-            let few: Vec<_> = (0..20)
+            let few: Vec<(Key, Credential)> = (0..20)
                 .map(|small| (key(&format!("{n:03} {small:02}")), json!({ "n": small }).try_into().unwrap()))
                 .collect();
             assert!(storage.set_credentials(&few).await.unwrap().failures.is_empty());
