@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_storage::{BatchReport, Error, Increment, Key, Outcome};
+use gateway_storage::{Error, Increment, Key, Outcome, usage::Totals};
 
 /// The counters in each usage record.
 pub(crate) static FIELDS: [Key; 3] =
@@ -43,10 +43,10 @@ impl Served {
         self.an_error.get_or_insert(error);
     }
 
-    /// Adds the increments that the report confirms.
-    pub(crate) fn count(&mut self, increments: &[Increment], report: &BatchReport) {
-        for (index, Increment { key, field, delta, .. }) in increments.iter().enumerate() {
-            if !report.failures.iter().any(|failure| failure.index == index) {
+    /// Adds the increments that the totals confirm.
+    pub(crate) fn count(&mut self, increments: &[Increment], totals: &Totals) {
+        for (Increment { key, field, delta, .. }, total) in increments.iter().zip(&totals.totals) {
+            if total.is_some() {
                 *self.counted.entry((key.clone(), field.clone())).or_default() += delta;
                 self.increments += 1;
             }

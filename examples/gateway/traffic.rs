@@ -176,10 +176,10 @@ impl<B: Conditional + Leases + UsageStore> Traffic<B> {
                 .flat_map(|record| FIELDS.iter().zip(used).map(|(field, n)| Increment::new(record, field, n)))
                 .collect();
             // Fifteen counters in one round trip.
-            let report = timed(&mut on_storage, self.storage.increment_many(&increments)).await?;
-            served.count(&increments, &report);
+            let totals = timed(&mut on_storage, self.storage.increment_many(&increments)).await?;
+            served.count(&increments, &totals);
             // This gateway treats a request that is counted in part as a failure.
-            report.complete()?;
+            totals.complete()?;
 
             served.answered += 1;
             served.on_storage.push(on_storage);
