@@ -36,9 +36,9 @@
 //! | [`Pooled`]: statistics and size of the connection pool | | x | x | x | | |
 //! | [`History`]: history of a record, its value at a commit, revert | | | | | x | |
 //!
-//! A backend that is chosen at run time is [`Either`] of two, or [`one_of!`] of several. The capability traits
-//! are not `dyn` compatible, so there is no `Box<dyn ..>` of a backend: `one_of!` is the type for that choice.
-//! A [`scope`] is one tenant's part of a store. A wrapper of your own ([`wrap`]) can change keys and values.
+//! A backend that is chosen at run time is [`Either`] of two, or [`one_of!`] of several. The capability
+//! traits are not `dyn` compatible, so `one_of!` takes the place of a `Box<dyn ..>`. A [`scope`] is one
+//! tenant's part of a store. A wrapper of your own ([`wrap`]) can change keys and values.
 //!
 //! Each method of these traits lists what it promises. [`Backend`] says what holds for all of them, and
 //! [`Error`] what can go wrong. A [`layer`] wraps every operation: telemetry ([`Storage::instrumented`]), a

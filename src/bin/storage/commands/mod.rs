@@ -31,5 +31,5 @@ use crate::{
     backend::CliBackend,
     dispatch::{Run, To},
     session::Session,
-    term::{failure::Failure, output::Answer, output::Output},
+    term::{failure::Failure, output::Answer},
 };
