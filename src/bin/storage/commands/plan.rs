@@ -178,7 +178,7 @@ impl Apply {
                     .hint("apply it under another key"),
             ),
             (_, Some(key)) => Some(Failure {
-                key: Some((*key).clone()),
+                key: Some(Box::new((*key).clone())),
                 ..Failure::would_refuse("a value is not what the plan expects")
             }),
             _ => None,

@@ -42,7 +42,7 @@ pub(crate) struct Failure {
     /// The backend's own code.
     pub(crate) code: Option<String>,
     /// The key of the record that the error is about.
-    pub(crate) key: Option<Key>,
+    pub(crate) key: Option<Box<Key>>,
     /// The error, then its causes.
     pub(crate) chain: Vec<String>,
     /// What the operator can do.
@@ -74,7 +74,7 @@ impl Failure {
     fn of(exit: Exit, error: &Error) -> Self {
         let mut failure = Self::new(exit, error.kind().as_str(), error.to_string());
         failure.code = error.code().map(str::to_owned);
-        failure.key = error.key().cloned();
+        failure.key = error.key().cloned().map(Box::new);
         let mut source = error.source();
         while let Some(cause) = source {
             failure.chain.push(cause.to_string());
