@@ -62,8 +62,12 @@ impl<I, T, R, L> Stack<I, T, R, L> {
         self.instrument_with(Instrument::new(backend))
     }
 
-    /// As [`instrument`](Stack::instrument), and updates the pool's gauges every [`POOL_INTERVAL`]. Call it
-    /// in a Tokio runtime: see [`Instrument::sample_pool`].
+    /// As [`instrument`](Stack::instrument), and updates the pool's gauges every [`POOL_INTERVAL`]: see
+    /// [`Instrument::sample_pool`].
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a Tokio runtime.
     #[must_use]
     pub fn instrument_pool(self, backend: &impl Pooled) -> Stack<Instrument, T, R, L> {
         self.instrument_with(Instrument::new(backend).sample_pool(backend, POOL_INTERVAL))

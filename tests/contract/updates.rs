@@ -30,7 +30,8 @@ async fn once_more(n: u64) -> Result<u64> {
     Ok(n + 1)
 }
 
-/// 64 tasks update one credential and one config value. `UPDATES=1000000` makes a million updates.
+/// 64 tasks update one credential and one config value. `UPDATES=1000000` makes a million updates of each
+/// instead of a few.
 async fn lose_nothing<B: Conditional>(storage: Storage<B>) {
     const TASKS: u64 = 64;
     let updates = std::env::var("UPDATES").map_or(192, |number| number.parse().expect("UPDATES is a number"));

@@ -100,7 +100,7 @@ impl Output {
                     error["code"] = json!(code);
                 }
                 if let Some(key) = key {
-                    error["key"] = json!(key);
+                    error["key"] = json!(key.as_str());
                 }
                 say(&json!({ "error": error }).to_string());
             }
