@@ -122,16 +122,16 @@ async fn parts<S: Streamed<B>, B: Backend>(storage: Storage<B>) {
 
 async fn sizes<S: Streamed<B>, B: Backend>(storage: Storage<B>) {
     same_keys("keys of an empty storage", &[], stream::<S, B>(&storage, &ListOptions::default()).await);
-    let keys = numbered("many ", 650);
+    let keys = numbered("many ", 330);
     S::put(&storage, &keys).await;
     same_keys("keys", &keys, stream::<S, B>(&storage, &ListOptions::default()).await);
-    let middle = ListOptions::default().with_after(keys[99].clone()).with_limit(401);
-    same_keys("keys in the middle", &keys[100..501], stream::<S, B>(&storage, &middle).await);
+    let middle = ListOptions::default().with_after(keys[99].clone()).with_limit(201);
+    same_keys("keys in the middle", &keys[100..301], stream::<S, B>(&storage, &middle).await);
     remove::<S, B>(&storage, &keys).await;
 }
 
 async fn meanwhile<S: Streamed<B>, B: Backend>(storage: Storage<B>) {
-    let stay: Vec<Key> = numbered("stays ", 300);
+    let stay: Vec<Key> = numbered("stays ", 260);
     S::put(&storage, &stay).await;
     concurrently((0..4).map(|task| step::<S, B>(storage.clone(), stay.clone(), task))).await;
     remove::<S, B>(&storage, &stay).await;

@@ -380,22 +380,22 @@ async fn many_gets<B: UsageStore>(storage: Storage<B>) {
 
 async fn prefixes<B: UsageStore>(storage: Storage<B>) {
     let keys = hostile_keys(storage.backend().max_key_bytes());
-    for prefix in keys.iter().filter(|key| key.as_str().len() < 9) {
+    for prefix in ["a", "a:", "*", "[1]", "%", "_", "\\", "'", "x", "no such key"].map(key) {
         Usage::put(&storage, &keys).await;
         let (gone, stay): (Vec<Key>, Vec<Key>) =
             keys.iter().cloned().partition(|key| key.as_str().starts_with(prefix.as_str()));
         let what = format!("the number of records with the prefix {:?}", prefix.as_str());
-        same(what, gone.len() as u64, ok("reset", storage.reset_usage_prefix(prefix).await));
+        same(what, gone.len() as u64, ok("reset", storage.reset_usage_prefix(&prefix).await));
         let what = format!("records after a reset of {:?}", prefix.as_str());
         same_keys(what, &sorted(stay), ok("list", storage.list_usage().await).into_keys());
-        same("the number of records, again", 0, ok("reset", storage.reset_usage_prefix(prefix).await));
+        same("the number of records, again", 0, ok("reset", storage.reset_usage_prefix(&prefix).await));
     }
     same("the total after a reset", 1, add(&storage, keys[0].as_str(), "x", 1).await);
     clear(&storage).await;
 }
 
 async fn many_resets<B: UsageStore>(storage: Storage<B>) {
-    let (gone, stay) = (numbered("2025-", 2 * MANY), numbered("2026-", 3));
+    let (gone, stay) = (numbered("2025-", MANY), numbered("2026-", 3));
     Usage::put(&storage, &gone).await;
     Usage::put(&storage, &stay).await;
     same("the number reset", gone.len() as u64, ok("reset", storage.reset_usage_prefix("2025-").await));

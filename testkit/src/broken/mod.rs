@@ -155,7 +155,7 @@ pub enum Fault {
     StreamIncludesAfter,
     /// The limit counts records without the prefix.
     StreamLimitsFirst,
-    /// A stream ends after 500 records.
+    /// A stream ends after 250 records.
     StreamEndsEarly,
     /// The limit counts records that were deleted meanwhile.
     StreamCountsDeleted,

@@ -34,7 +34,7 @@ impl Broken {
                 all.into_iter().filter(|(key, _)| is_meant(key)).take(limit).collect();
             match fault {
                 StreamIsUnsorted => found.reverse(),
-                StreamEndsEarly => found.truncate(500),
+                StreamEndsEarly => found.truncate(250),
                 StreamLimitsFirst => found.retain(|(key, _)| key.as_str().starts_with(&options.prefix)),
                 StreamCountsDeleted => {
                     let mut left = Vec::new();
