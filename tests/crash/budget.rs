@@ -13,7 +13,7 @@ use crate::{report, runtime};
 
 const PROCESSES: usize = 8;
 const TASKS: u64 = 64;
-const BUDGET: i64 = 20_000;
+const BUDGET: i64 = 100_000;
 const MOST: i64 = 9;
 
 /// Spends until nothing is left, and reports what it has spent and how often it was refused.
