@@ -290,7 +290,7 @@ impl Totals {
 
     /// The totals of a batch, given the key and the result of each item.
     pub(crate) fn collect<K: Borrow<Key>>(results: impl Iterator<Item = (K, Result<i64, Error>)>) -> Self {
-        let mut totals = Self::default();
+        let mut totals = Self { totals: Vec::with_capacity(results.size_hint().0), ..Self::default() };
         for (key, result) in results {
             totals.record(key.borrow(), result);
         }

@@ -105,7 +105,8 @@ async fn add_together(call: &Call<'_>, part: &[Group<'_>]) -> Result<Vec<i64>> {
     let statements: Vec<RawDocumentBuf> = part.iter().map(statement).collect();
     let (ids, paths) = (any_of(part.iter().map(|group| group[0].key)), sums().map(|sum| path_of(sum.field)));
     let paths = of_paths(paths);
-    let batch_size = u32::try_from(part.len()).unwrap_or(u32::MAX);
+    // One more than there are: then the server knows that the first reply is the last one.
+    let batch_size = u32::try_from(part.len() + 1).unwrap_or(u32::MAX);
     let adding = async move {
         let add = async {
             let update = permit.database.run_raw_command(update(&permit.usage, statements.iter(), true));

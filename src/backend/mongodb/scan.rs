@@ -71,7 +71,8 @@ pub(super) async fn get_documents<V: Clone>(
         |chunk| async move {
             let find = |permit: Permit| async move {
                 let find = collection(&permit).find(any_of(chunk.iter().copied()));
-                let most = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+                // One more than there are: then the server knows that the first reply is the last one.
+                let most = u32::try_from(chunk.len() + 1).unwrap_or(u32::MAX);
                 let read = |document: &RawDocument| {
                     let key = document::key(document)?;
                     let value = read(&key, document);
