@@ -26,9 +26,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
 use crate::{
-    Backend, BatchItem, BatchReport, ConfigBatch, ConfigStore, ConfigValue, Credential, CredentialStore,
-    Error, Found, IncrementItem, IntoKey, Key, Open, OptionalExt, PoolStats, Pooled, Result, StorageStats,
-    Transactional, UsageRecord, UsageStore,
+    Backend, BatchItem, BatchReport, CacheEntry, CacheStore, ConfigBatch, ConfigStore, ConfigValue,
+    Credential, CredentialStore, Error, Found, IncrementItem, IntoKey, Key, Open, OptionalExt, PoolStats,
+    Pooled, Result, StorageStats, Transactional, UsageRecord, UsageStore,
     layer::{Instrument, Layer, Layered, POOL_INTERVAL},
     model::{ListOptions, Totals, Within},
     plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, Plan, Rollback, RollbackOptions},
@@ -654,6 +654,89 @@ impl<B> Storage<B> {
         B: UsageStore,
     {
         self.backend.list_usage().await
+    }
+}
+
+/// Cache. See [`CacheStore`].
+impl<B> Storage<B> {
+    /// Reads one value. See [`CacheStore::get_cache`].
+    pub fn get_cache(&self, key: impl IntoKey) -> impl Future<Output = Result<Vec<u8>>> + Send
+    where
+        B: CacheStore,
+    {
+        async move { self.backend.get_cache(key.into_key()?.borrow()).await }
+    }
+
+    /// Reads one value and the time that it has left. See [`CacheStore::get_cache_entry`].
+    pub fn get_cache_entry(&self, key: impl IntoKey) -> impl Future<Output = Result<CacheEntry>> + Send
+    where
+        B: CacheStore,
+    {
+        async move { self.backend.get_cache_entry(key.into_key()?.borrow()).await }
+    }
+
+    /// Stores one value for the time `ttl`. See [`CacheStore::set_cache`].
+    pub fn set_cache(
+        &self,
+        key: impl IntoKey,
+        value: impl AsRef<[u8]> + Send,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<()>> + Send
+    where
+        B: CacheStore,
+    {
+        async move { self.backend.set_cache(key.into_key()?.borrow(), value.as_ref(), ttl).await }
+    }
+
+    /// Stores one value for the time `ttl` if there is none, and returns whether it was stored. See
+    /// [`CacheStore::set_cache_if_absent`].
+    pub fn set_cache_if_absent(
+        &self,
+        key: impl IntoKey,
+        value: impl AsRef<[u8]> + Send,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<bool>> + Send
+    where
+        B: CacheStore,
+    {
+        async move { self.backend.set_cache_if_absent(key.into_key()?.borrow(), value.as_ref(), ttl).await }
+    }
+
+    /// Reads many values: `&["models", "prices"]`, `&keys`. An invalid key fails the whole call before it is
+    /// sent. See [`CacheStore::get_cache_many`].
+    pub fn get_cache_many(
+        &self,
+        keys: impl IntoIterator<Item = impl IntoKey>,
+    ) -> impl Future<Output = Result<Found<Vec<u8>>>> + Send
+    where
+        B: CacheStore,
+    {
+        let keys = checked(keys);
+        async move { self.backend.get_cache_many(&keys?).await }
+    }
+
+    /// Stores many values for the time `ttl`: pairs of a key and bytes. An invalid key fails the whole call
+    /// before it is sent. See [`CacheStore::set_cache_many`].
+    pub fn set_cache_many(
+        &self,
+        values: impl IntoIterator<Item = (impl IntoKey, impl Into<Vec<u8>>)>,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<BatchReport>> + Send
+    where
+        B: CacheStore,
+    {
+        let values =
+            values.into_iter().map(|(key, value)| Ok((key.into_key()?.borrow().clone(), value.into())));
+        let values: Result<Vec<(Key, Vec<u8>)>> = values.collect();
+        async move { self.backend.set_cache_many(&values?, ttl).await }
+    }
+
+    /// Deletes one value. See [`CacheStore::delete_cache`].
+    pub fn delete_cache(&self, key: impl IntoKey) -> impl Future<Output = Result<()>> + Send
+    where
+        B: CacheStore,
+    {
+        async move { self.backend.delete_cache(key.into_key()?.borrow()).await }
     }
 }
 
