@@ -8,14 +8,14 @@ use tokio::task::consume_budget;
 
 use crate::{Key, Result, model::KeyRange};
 
-/// The entries of a sorted map in a range. `first` looks up the first one of a range, so that the map is
-/// borrowed for no longer than that.
+/// The entries of a sorted map in a range. `first` looks up the first one from the range's
+/// [start](KeyRange::start), so that the map is borrowed for no longer than that.
 pub(super) fn entries<V>(
     mut range: KeyRange,
     mut first: impl FnMut(&KeyRange) -> Option<(Key, V)>,
 ) -> impl Iterator<Item = (Key, V)> {
     iter::from_fn(move || {
-        let entry = first(&range)?;
+        let entry = first(&range).filter(|(key, _)| key.as_str() < range.end())?;
         range.begin_after(&entry.0);
         Some(entry)
     })

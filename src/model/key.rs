@@ -75,6 +75,11 @@ impl Key {
         Some(Self(SmolStr::new(rest)))
     }
 
+    /// The name, whose clone is cheap.
+    pub(crate) const fn text(&self) -> &SmolStr {
+        &self.0
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -3,6 +3,7 @@
 use std::{fmt, ops::Bound};
 
 use gateway_storage_macros::Setters;
+use smol_str::SmolStr;
 
 use crate::Key;
 
@@ -67,15 +68,15 @@ pub(crate) const BEHIND_ALL: &str = {
 #[derive(Clone)]
 pub(crate) struct KeyRange {
     /// The first key, or the key before it. No key is empty.
-    from: Bound<String>,
+    from: Bound<SmolStr>,
     /// The text that sorts after all of them.
-    end: String,
+    end: SmolStr,
 }
 
 impl KeyRange {
     /// All keys with this prefix.
     pub(crate) fn of_prefix(prefix: &str) -> Self {
-        Self { from: Bound::Included(prefix.to_owned()), end: end_of(prefix) }
+        Self { from: Bound::Included(SmolStr::new(prefix)), end: end_of(prefix) }
     }
 
     /// None: no key is in the range.
@@ -89,11 +90,10 @@ impl KeyRange {
 
     /// Begins after this key. False: no key is left.
     pub(crate) fn begin_after(&mut self, key: &Key) -> bool {
-        let key = key.as_str();
-        if key >= self.first() {
-            self.from = Bound::Excluded(key.to_owned());
+        if key.as_str() >= self.first() {
+            self.from = Bound::Excluded(key.text().clone());
         }
-        key < self.end.as_str()
+        key.as_str() < self.end()
     }
 
     /// The first key that could be in the range, which may be excluded from it: see
@@ -114,9 +114,14 @@ impl KeyRange {
         &self.end
     }
 
+    /// For the ranges of a map without its end, which costs a search of its own.
+    pub(crate) fn start(&self) -> (Bound<&str>, Bound<&str>) {
+        (self.from.as_ref().map(SmolStr::as_str), Bound::Unbounded)
+    }
+
     /// For the ranges of a map.
     pub(crate) fn bounds(&self) -> (Bound<&str>, Bound<&str>) {
-        (self.from.as_ref().map(String::as_str), Bound::Excluded(&self.end))
+        (self.from.as_ref().map(SmolStr::as_str), Bound::Excluded(&self.end))
     }
 
     pub(crate) fn contains(&self, key: &Key) -> bool {
@@ -128,16 +133,16 @@ impl KeyRange {
 
 /// The first text after all that begin with this prefix. In UTF-8 the order of the bytes is that of the
 /// characters.
-fn end_of(prefix: &str) -> String {
+fn end_of(prefix: &str) -> SmolStr {
     let mut rest = prefix;
     while let Some(last) = rest.chars().next_back() {
         rest = &rest[..rest.len() - last.len_utf8()];
         let next = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32);
         if let Some(next) = next {
-            return format!("{rest}{next}");
+            return [rest, next.encode_utf8(&mut [0; 4])].into_iter().collect();
         }
     }
-    BEHIND_ALL.to_owned()
+    SmolStr::new_static(BEHIND_ALL)
 }
 
 #[cfg(test)]

@@ -21,10 +21,7 @@ impl Git {
         stream_of(self.state().map(|state| {
             let records = map(&state).clone();
             let first = move |range: &KeyRange| {
-                records
-                    .range::<_, str>(range.bounds())
-                    .next()
-                    .map(|(key, value)| (key.clone(), value.clone()))
+                records.range::<_, str>(range.start()).next().map(|(key, value)| (key.clone(), value.clone()))
             };
             let named =
                 KeyRange::of(&options).into_iter().flat_map(move |range| entries(range, first.clone()));

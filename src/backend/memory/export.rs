@@ -31,7 +31,7 @@ fn entries<V: Clone>(
     map: fn(&Data) -> &BTreeMap<Key, V>,
 ) -> impl Iterator<Item = (Key, V)> {
     snapshot::entries(range, move |range| {
-        let (key, value) = map(&data).range::<str, _>(range.bounds()).next()?;
+        let (key, value) = map(&data).range::<str, _>(range.start()).next()?;
         Some((key.clone(), value.clone()))
     })
 }
