@@ -1,4 +1,4 @@
-//~ not all trait items implemented, missing: `get_cache_entry`, `delete_cache`
+//~ not all trait items implemented, missing: `get_cache_entry`, `set_cache_if_absent`, `delete_cache`
 use std::time::Duration;
 
 use gateway_storage::{CacheStore, File, Key, Result};
