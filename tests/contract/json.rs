@@ -132,9 +132,14 @@ async fn errors_and_batches() {
     }]);
     same(
         storage.get_credentials([A, F]).await.unwrap(),
-        json!({ "credentials": { "a": { "access_token": "<hidden>" } }, "failures": missing }),
+        json!({ "values": { "a": { "access_token": "<hidden>" } }, "failures": missing }),
     );
     same(storage.delete_credentials([A, F]).await.unwrap(), json!({ "succeeded": 1, "failures": missing }));
+    same(
+        storage.increment_many(&[(A, F, 2), (A, F, 3)]).await.unwrap(),
+        json!({ "totals": [2, 5], "failures": [] }),
+    );
+    same(storage.increment_within(A, F, 1, 5).await.unwrap(), json!({ "refused": 5 }));
 }
 
 #[tokio::test(start_paused = true)]
