@@ -89,11 +89,14 @@ async fn spans_are_named_as_the_conventions_say() {
         ("get_config", "closed"),
         ("increment_many", "overflow"),
         ("increment_usage", "overflow"),
+        ("increment_within", "overflow"),
         ("release_lease", "invalid_value"),
         ("renew_lease", "conflict"),
         ("renew_lease", "invalid_value"),
         ("set_cache", "invalid_value"),
         ("set_cache", "too_large"),
+        ("set_cache_if_absent", "invalid_value"),
+        ("set_cache_many", "too_large"),
         ("set_if", "conflict"),
     ];
     let expected = expected.map(|(operation, error)| (operation.to_owned(), error.to_owned()));
