@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     CANARY, TASKS, WaitLimit, concurrently, difference, drop_after, fails_about, hostile_keys, identical,
-    key, must, numbered, ok, same, same_keys, settle, sorted,
+    key, must, numbered, ok, same, same_keys, settle, shares, sorted,
 };
 use crate::{
     Backend, BatchFailure, BatchReport, ErrorKind, Key, OptionalExt, Outcome, Result, Storage, StorageStats,
@@ -62,8 +62,7 @@ async fn is_empty<D: Documents<B>, B: Backend>(storage: Storage<B>) {
 
 pub(super) async fn clear<D: Documents<B>, B: Backend>(storage: &Storage<B>) {
     let keys = ok("list", D::list(storage).await);
-    let tasks = keys.chunks(keys.len().div_ceil(32).max(1));
-    concurrently(tasks.map(|keys| delete_each::<D, B>(storage.clone(), keys.to_vec()))).await;
+    concurrently(shares(&keys).map(|keys| delete_each::<D, B>(storage.clone(), keys))).await;
 }
 
 async fn delete_each<D: Documents<B>, B: Backend>(storage: Storage<B>, keys: Vec<Key>) {

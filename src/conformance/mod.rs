@@ -255,6 +255,11 @@ async fn concurrently<T: Send + 'static>(
     results
 }
 
+/// The keys in up to 32 shares, for tasks that work on them at once.
+fn shares(keys: &[Key]) -> impl Iterator<Item = Vec<Key>> {
+    keys.chunks(keys.len().div_ceil(32).max(1)).map(<[Key]>::to_vec)
+}
+
 /// Polls a call this many times, with pauses between, then drops it. Returns its result if it finished.
 async fn drop_after<T>(polls: u32, call: impl Future<Output = T>) -> Option<T> {
     let mut call = pin!(call);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use tokio::task::yield_now;
 
-use super::{concurrently, hostile_keys, key, must, numbered, ok, same, same_keys, sorted};
+use super::{concurrently, hostile_keys, key, must, numbered, ok, same, same_keys, shares, sorted};
 use crate::{Backend, Key, Result, Storage, model::ListOptions};
 
 /// One kind of record.
@@ -53,8 +53,7 @@ async fn some_of<S: Streamed<B>, B: Backend>(
 }
 
 pub(super) async fn remove<S: Streamed<B>, B: Backend>(storage: &Storage<B>, keys: &[Key]) {
-    let tasks = keys.chunks(keys.len().div_ceil(32).max(1));
-    concurrently(tasks.map(|keys| remove_each::<S, B>(storage.clone(), keys.to_vec()))).await;
+    concurrently(shares(keys).map(|keys| remove_each::<S, B>(storage.clone(), keys))).await;
 }
 
 async fn remove_each<S: Streamed<B>, B: Backend>(storage: Storage<B>, keys: Vec<Key>) {

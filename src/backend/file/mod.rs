@@ -302,7 +302,7 @@ mod tests {
     use serde_json::json;
 
     use super::{engine::tests::Disk, *};
-    use crate::{Increment, Key, Outcome, Storage, usage::Within};
+    use crate::{Key, Outcome, Storage, usage::Within};
 
     fn on(engine: Engine) -> Storage<File> {
         Storage::new(File::start(engine, PathBuf::from("test"), &FileOptions::new("test")).unwrap())
@@ -488,14 +488,17 @@ mod tests {
         assert_eq!((syncs(), storage.list_usage().await.unwrap().len()), (0, 1));
     }
 
+    /// Makes 2,500 usage records whose keys begin with `a/`.
+    async fn count_2500(storage: &Storage<File>) {
+        let counts: Vec<_> = (0..2500).map(|n| (format!("a/{n:04}"), "n", 1)).collect();
+        storage.increment_many(&counts).await.unwrap().complete().unwrap();
+    }
+
     #[tokio::test]
     async fn a_reset_by_prefix_is_a_commit_for_each_page() {
         let disk = Disk::default();
         let storage = store_on(&disk);
-        let key = |name: String| Key::new(&name).unwrap();
-        let counts: Vec<_> =
-            (0..2500).map(|n| Increment::new(&key(format!("a/{n:04}")), &key("n".into()), 1)).collect();
-        storage.increment_many(&counts).await.unwrap().complete().unwrap();
+        count_2500(&storage).await;
         let syncs = || disk.syncs.swap(0, Ordering::SeqCst);
         syncs();
         assert_eq!(storage.reset_usage_prefix("b").await.unwrap(), 0);
@@ -509,10 +512,7 @@ mod tests {
     async fn the_outcome_of_a_reset_by_prefix_that_ends_midway_is_unknown() {
         let disk = Disk::default();
         let storage = store_on(&disk);
-        let key = |name: String| Key::new(&name).unwrap();
-        let counts: Vec<_> =
-            (0..2500).map(|n| Increment::new(&key(format!("a/{n:04}")), &key("n".into()), 1)).collect();
-        storage.increment_many(&counts).await.unwrap().complete().unwrap();
+        count_2500(&storage).await;
         let hurried = storage.with_deadline(Duration::from_millis(300));
         disk.stalled.store(true, Ordering::SeqCst);
         let reset = tokio::spawn(async move { hurried.reset_usage_prefix("a/").await });
