@@ -33,6 +33,7 @@
 //! | [`CacheStore`]: get (optionally with the time left), set with a time to live, set if absent, delete, batches | | x | | | | x |
 //! | [`Transactional`]: begin, then commit or roll back; [`transact!`] retries conflicts | | | x | x | | x |
 //! | [`Exportable`]: export as a stream, import | x | x | x | x | x | x |
+//! | [`Watch`](watch::Watch): a stream of what changes | x | x | x | x | x | x |
 //! | [`Pooled`]: statistics and size of the connection pool | | x | x | x | | |
 //! | [`History`]: history of a record, its value at a commit, revert | | | | | x | |
 //!
@@ -104,6 +105,7 @@ pub mod codec;
 pub mod conformance;
 pub mod either;
 mod error;
+mod event;
 pub mod history;
 pub mod layer;
 pub mod migrate;
@@ -208,7 +210,7 @@ pub mod refresh {
 /// Conditional writes: [`Conditional`](revision::Conditional) and its types.
 pub mod revision {
     pub use crate::{
-        capability::Conditional,
+        capability::{Conditional, Wake},
         model::{Condition, Revision},
     };
 }
@@ -216,6 +218,15 @@ pub mod revision {
 #[doc = include_str!("../docs/usage.md")]
 pub mod usage {
     pub use crate::model::{Totals, Within};
+}
+
+#[doc = include_str!("../docs/watch.md")]
+pub mod watch {
+    pub use crate::{
+        capability::Watch,
+        event::{Cursor, Event, WatchOptions},
+        storage::live::{Current, Live},
+    };
 }
 
 /// Compiles the code of the README.

@@ -8,9 +8,11 @@ mod conditional;
 mod export;
 mod flight;
 mod lease;
+pub(crate) mod live;
 pub(crate) mod refresh;
 mod transaction;
 mod update;
+mod watch;
 
 use std::{borrow::Borrow, collections::BTreeMap, fmt, time::Duration};
 

@@ -43,7 +43,7 @@
 pub use crate::capability::{
     BackendWrapper, CacheStoreWrapper, ConditionalWrapper, ConfigBatchWrapper, ConfigStoreWrapper,
     CredentialStoreWrapper, ExportableWrapper, HistoryWrapper, LeasesWrapper, PooledWrapper,
-    TransactionWrapper, TransactionalWrapper, UsageStoreWrapper,
+    TransactionWrapper, TransactionalWrapper, UsageStoreWrapper, WatchWrapper,
 };
 
 /// A backend with a wrapper around it, or a transaction of one. It has the capabilities whose traits in

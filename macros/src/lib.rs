@@ -32,6 +32,7 @@ use proc_macro::TokenStream;
 /// | | `.., operator` | It is for operators, not for the work of an application. Concurrency limits do not apply. |
 /// | | `.., closes` | It closes the store. |
 /// | | `.., backup` | For a stream: when read to its end, it is a backup of the store. |
+/// | | `.., endless` | For a stream: it ends only with an error. Its reader drops it in the end. |
 /// | | `.., batch = items` | The argument `items` is a batch. If it is a slice, a layer may repeat some of its items. |
 /// | | `.., then = method` | `Layer::method(&layer, &mut T)` may modify the result. |
 /// | | `#[forward]` | It is not an operation: layers forward it to the backend. |

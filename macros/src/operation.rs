@@ -137,11 +137,11 @@ struct Attributes {
 }
 
 /// The words that may follow the kind. Each is a method of `Operation`.
-const FACTS: [&str; 6] = ["harmless", "replayable", "overwrites", "operator", "closes", "backup"];
+const FACTS: [&str; 7] = ["harmless", "replayable", "overwrites", "operator", "closes", "backup", "endless"];
 
 fn read_attribute(attribute: &Attribute) -> Result<Attributes> {
     const EXPECTED: &str = "expected `read`, `write` or `control`, then `harmless`, `replayable`, `overwrites`, `operator`, \
-                            `closes`, `backup`, `batch = argument` and `then = method` if they apply";
+                            `closes`, `backup`, `endless`, `batch = argument` and `then = method` if they apply";
     let expected = |found: &dyn ToTokens| Error::new_spanned(found.to_token_stream(), EXPECTED);
     let meta = &attribute.meta;
     let list = meta.require_list().map_err(|_| expected(meta))?;
@@ -197,6 +197,7 @@ fn check_facts(kind: &Ident, facts: &[Ident], receiver: Receiver, returns: &Retu
             "backup" if !matches!((kind == "Read", returns), (true, Returns::Stream(_))) => {
                 "a backup is a `read` that returns a stream"
             }
+            "endless" if !matches!(returns, Returns::Stream(_)) => "only a stream is `endless`",
             _ => continue,
         };
         return Err(Error::new(fact.span(), message));

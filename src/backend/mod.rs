@@ -1,5 +1,6 @@
 //! One directory per backend. No backend uses another backend or a layer.
 
+mod feed;
 #[cfg(feature = "file")]
 pub(crate) mod file;
 #[cfg(feature = "git")]

@@ -1,5 +1,7 @@
 //! [`Conditional`]: writes that are made only if the record has not changed.
 
+use std::pin::Pin;
+
 use crate::{
     ConfigStore, CredentialStore, Error, ErrorKind, Key, Record, Result, capability,
     history::DocumentKind,
@@ -52,7 +54,21 @@ pub trait Conditional: CredentialStore + ConfigStore {
         key: &Key,
         revision: Revision,
     ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Ends at the next change of this record, for a caller that would otherwise look again and again.
+    ///
+    /// - It begins with the call, not with its first poll. It may also end without a change, or be late.
+    /// - The default is `None`: the caller has to look by itself. Our backends return `Some` while something
+    ///   in this process [watches](crate::watch::Watch) the store, and begin no watch for it.
+    #[forward]
+    fn next_change(&self, kind: DocumentKind, key: &Key) -> Option<Wake> {
+        let _ = (kind, key);
+        None
+    }
 }
+
+/// Ends when a record may have changed.
+pub type Wake = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The kind, the key and the compact JSON of a record that has revisions.
 pub(crate) fn document_of(record: &Record) -> Result<(DocumentKind, &Key, Vec<u8>)> {

@@ -101,6 +101,8 @@ pub struct Operation {
     pub closes: bool,
     /// Whether it is a stream that, read to its end, is a backup of the store.
     pub backup: bool,
+    /// Whether it is a stream that ends only with an error: its reader drops it in the end.
+    pub endless: bool,
     /// The hash of the name, for tables indexed by operation.
     hash: u32,
 }
@@ -119,6 +121,7 @@ impl Operation {
             operator: false,
             closes: false,
             backup: false,
+            endless: false,
             hash: fnv1a(name),
         };
         if matches!(kind, OperationKind::Read) { operation.harmless() } else { operation }
@@ -157,6 +160,12 @@ impl Operation {
     #[must_use]
     pub const fn backup(mut self) -> Self {
         self.backup = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn endless(mut self) -> Self {
+        self.endless = true;
         self
     }
 

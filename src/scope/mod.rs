@@ -41,6 +41,7 @@ mod leases;
 mod plans;
 mod records;
 mod transaction;
+mod watch;
 
 use std::{fmt, sync::Arc};
 

@@ -9,7 +9,7 @@ use super::Scope;
 use crate::{
     BatchReport, CacheEntry, CacheStore, ConfigStore, ConfigValue, Credential, CredentialStore, Exportable,
     Found, Increment, Key, Pooled, Record, RecordKind, Result, UsageRecord, UsageStore,
-    capability::Conditional,
+    capability::{Conditional, Wake},
     history::DocumentKind,
     model::{Condition, ListOptions, Revision, Totals, Within},
     wrap::{
@@ -157,6 +157,10 @@ impl<B: Conditional> ConditionalWrapper<B> for Scope {
 
     async fn delete_if(&self, inner: &B, kind: DocumentKind, key: &Key, revision: Revision) -> Result<()> {
         self.result(inner.delete_if(kind, &self.outer(key)?, revision).await)
+    }
+
+    fn next_change(&self, inner: &B, kind: DocumentKind, key: &Key) -> Option<Wake> {
+        inner.next_change(kind, &self.outer(key).ok()?)
     }
 }
 

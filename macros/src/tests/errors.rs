@@ -6,7 +6,7 @@ use crate::capability::expand;
 
 const RETURNS: &str = "an operation returns `impl Future<Output = Result<T>> + Send`, or `impl Stream<Item = Result<T>> + Send`";
 const OPERATION: &str = "expected `read`, `write` or `control`, then `harmless`, `replayable`, `overwrites`, `operator`, \
-                         `closes`, `backup`, `batch = argument` and `then = method` if they apply";
+                         `closes`, `backup`, `endless`, `batch = argument` and `then = method` if they apply";
 const TARGET: &str = "expected nothing for a trait of backends, `on = LayeredTransaction`, `wrapper = Name` for a trait of that \
                       name that wrappers implement, and `crate = path` if this crate has another name";
 const LAYERED: &str = "name the wrapper that layers put around this: `#[layered(LayeredTransaction)]`";
@@ -142,6 +142,7 @@ fn attributes_of_a_method() {
         ),
         ("write, «closes»", "an operation that closes the store is `control` and takes `&self`"),
         ("read, «backup»", "a backup is a `read` that returns a stream"),
+        ("read, «endless»", "only a stream is `endless`"),
     ];
     for (words, message) in facts {
         member_refused(&format!("#[operation({words})] {future}"), message);

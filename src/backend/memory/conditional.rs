@@ -3,7 +3,7 @@
 use super::{Data, Memory, find};
 use crate::{
     Key, Record, Result,
-    capability::{Conditional, document_of},
+    capability::{Conditional, Wake, document_of},
     error::Kind,
     history::DocumentKind,
     model::{Condition, Revision},
@@ -35,7 +35,7 @@ impl Conditional for Memory {
     async fn set_if(&self, record: &Record, condition: Condition) -> Result<Revision> {
         let (kind, key, text) = document_of(record)?;
         let new = Revision::of(&text);
-        self.write_checked(
+        let revision = self.write_checked(
             |data| {
                 let stored = read(data, kind, key).and_then(|record| revision_of(&record)).ok();
                 condition.check(key, stored).map(|()| new)
@@ -45,7 +45,9 @@ impl Conditional for Memory {
                 Record::Config { key, value } => drop(data.configs.insert(key, value)),
                 Record::Usage { .. } => {}
             },
-        )
+        )?;
+        self.tell(kind, [key]);
+        Ok(revision)
     }
 
     async fn delete_if(&self, kind: DocumentKind, key: &Key, revision: Revision) -> Result<()> {
@@ -58,6 +60,12 @@ impl Conditional for Memory {
                 DocumentKind::Credential => drop(data.credentials.remove(key)),
                 DocumentKind::Config => drop(data.configs.remove(key)),
             },
-        )
+        )?;
+        self.tell(kind, [key]);
+        Ok(())
+    }
+
+    fn next_change(&self, kind: DocumentKind, key: &Key) -> Option<Wake> {
+        self.feed.next_change(kind, key)
     }
 }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use futures_core::Stream;
 
 use super::{Memory, find};
-use crate::{BatchReport, ConfigStore, ConfigValue, Found, Key, Result, error::Kind, model::ListOptions};
+use crate::{
+    BatchReport, ConfigStore, ConfigValue, Found, Key, Result, error::Kind, history::DocumentKind,
+    model::ListOptions,
+};
 
 impl ConfigStore for Memory {
     async fn get_config(&self, key: &Key) -> Result<ConfigValue> {
@@ -13,14 +16,18 @@ impl ConfigStore for Memory {
     }
 
     async fn set_config(&self, key: &Key, value: &ConfigValue) -> Result<()> {
-        self.write(|data| drop(data.configs.insert(key.clone(), value.clone())))
+        self.write(|data| drop(data.configs.insert(key.clone(), value.clone())))?;
+        self.tell(DocumentKind::Config, [key]);
+        Ok(())
     }
 
     async fn delete_config(&self, key: &Key) -> Result<()> {
         self.write_checked(
             |data| find(&data.configs, Kind::Config, key).map(drop),
             |data| drop(data.configs.remove(key)),
-        )
+        )?;
+        self.tell(DocumentKind::Config, [key]);
+        Ok(())
     }
 
     async fn list_configs(&self) -> Result<BTreeMap<Key, ConfigValue>> {
@@ -36,8 +43,10 @@ impl ConfigStore for Memory {
             if !values.is_empty() {
                 store.changed().configs.extend(values.iter().cloned());
             }
-            Ok(BatchReport { succeeded: values.len(), failures: Vec::new() })
-        })
+            Ok(())
+        })?;
+        self.tell(DocumentKind::Config, values.iter().map(|(key, _)| key));
+        Ok(BatchReport { succeeded: values.len(), failures: Vec::new() })
     }
 
     fn stream_configs(&self, options: ListOptions) -> impl Stream<Item = Result<(Key, ConfigValue)>> + Send {

@@ -7,7 +7,10 @@ use futures_core::Stream;
 use super::{Data, Memory};
 use crate::{
     BatchReport, Exportable, Key, Record, Result,
-    backend::snapshot::{self, stream_of},
+    backend::{
+        feed::change_of,
+        snapshot::{self, stream_of},
+    },
     model::{KeyRange, ListOptions},
 };
 
@@ -81,7 +84,9 @@ impl Exportable for Memory {
                 let data = store.changed();
                 records.iter().cloned().for_each(|record| data.put(record));
             }
-            Ok(BatchReport { succeeded: records.len(), failures: Vec::new() })
-        })
+            Ok(())
+        })?;
+        self.feed.tell(|| records.iter().filter_map(change_of));
+        Ok(BatchReport { succeeded: records.len(), failures: Vec::new() })
     }
 }

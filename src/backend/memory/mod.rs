@@ -9,6 +9,7 @@ mod lease;
 mod plan;
 mod transaction;
 mod usage;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,7 @@ pub use transaction::MemoryTransaction;
 
 use crate::{
     Backend, ConfigValue, Credential, DEFAULT_DEADLINE, Error, Key, Open, Result, StorageStats, UsageRecord,
+    backend::feed::Feed,
     codec::{Location, UrlOptions, from_texts, invalid},
     error::Kind,
 };
@@ -32,6 +34,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Memory {
     store: Arc<Mutex<Store>>,
+    feed: Feed,
     /// For the layers: see [`Backend::deadline`].
     deadline: Duration,
 }
@@ -59,6 +62,8 @@ struct Data {
     configs: BTreeMap<Key, ConfigValue>,
     usage: BTreeMap<Key, UsageRecord>,
 }
+
+const LABEL: &str = "memory";
 
 impl Memory {
     fn lock<T>(&self, work: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
@@ -103,7 +108,7 @@ impl std::fmt::Debug for Memory {
 
 impl Backend for Memory {
     fn label(&self) -> &'static str {
-        "memory"
+        LABEL
     }
 
     fn set_deadline(&mut self, deadline: Duration) {
@@ -132,6 +137,8 @@ impl Backend for Memory {
     async fn close(&self) -> Result<()> {
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         *store = Store { closed: true, ..Store::default() };
+        drop(store);
+        self.feed.close();
         Ok(())
     }
 }
@@ -163,6 +170,6 @@ impl Open for Memory {
     const SCHEMES: &'static [&'static str] = &["memory"];
 
     async fn open(_: MemoryOptions) -> Result<Self> {
-        Ok(Self { store: Arc::default(), deadline: DEFAULT_DEADLINE })
+        Ok(Self { store: Arc::default(), feed: Feed::new(LABEL), deadline: DEFAULT_DEADLINE })
     }
 }

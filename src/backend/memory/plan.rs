@@ -18,6 +18,7 @@ use crate::{
         snapshot::stream_of,
     },
     codec::{PlanRecord, to_millis},
+    history::DocumentKind,
     plan::{
         Applied, ApplyOptions, AuditEntry, AuditFilter, AuditStatus, MAX_AUDIT_ENTRIES, Plan, PlanRefusal,
         Rollback, RollbackOptions,
@@ -77,6 +78,7 @@ impl ConfigBatch for Memory {
                 for change in &changes {
                     data.put_config(&change.key, change.after.as_ref());
                 }
+                self.tell(DocumentKind::Config, changes.iter().map(|change| &change.key));
                 let applied = to_millis(SystemTime::now());
                 let record = PlanRecord {
                     payload,
@@ -107,6 +109,7 @@ impl ConfigBatch for Memory {
                 for change in &plan.record.changes {
                     data.put_config(&change.key, change.before.as_ref());
                 }
+                self.tell(DocumentKind::Config, plan.record.changes.iter().map(|change| &change.key));
                 plan.record.is_rolled_back = true;
             }
             let (status, error, result) = step.end();

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Data, Memory};
 use crate::{
-    ConfigValue, Credential, Error, ErrorKind, Key, Result, Transaction, Transactional, error::Kind,
+    ConfigValue, Credential, Error, ErrorKind, Key, Result, Transaction, Transactional,
+    backend::feed::Change, error::Kind, history::DocumentKind,
 };
 
 /// A serializable transaction of [`Memory`].
@@ -50,6 +51,12 @@ impl<V: Clone> Changes<V> {
 
     fn has_writes(&self) -> bool {
         self.0.values().any(Option::is_some)
+    }
+
+    /// The keys of the changed records.
+    fn written(&self, kind: DocumentKind) -> impl Iterator<Item = Change> {
+        let written = self.0.iter().filter(|(_, change)| change.is_some());
+        written.map(move |(key, _)| (kind, Some(key.clone())))
     }
 
     fn apply(self, to: &mut BTreeMap<Key, V>) {
@@ -128,6 +135,10 @@ impl Transaction for MemoryTransaction {
             if credentials.has_writes() || configs.has_writes() {
                 // Without the snapshot, `changed` need not copy the data.
                 drop(snapshot);
+                let told = credentials
+                    .written(DocumentKind::Credential)
+                    .chain(configs.written(DocumentKind::Config));
+                memory.feed.tell(|| told);
                 let data = store.changed();
                 credentials.apply(&mut data.credentials);
                 configs.apply(&mut data.configs);

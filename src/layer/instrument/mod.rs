@@ -172,6 +172,7 @@ impl Instrument {
             name: operation.name,
             kind: operation.kind,
             is_backup: operation.backup,
+            is_endless: operation.endless,
             items: None,
             is_awaited: false,
             ended: false,
@@ -189,6 +190,7 @@ struct Running<'i> {
     name: &'static str,
     kind: OperationKind,
     is_backup: bool,
+    is_endless: bool,
     /// The number of items that a stream has returned; `None` for other operations.
     items: Option<u64>,
     /// Whether the reader waits for the stream's next item.
@@ -279,8 +281,8 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         match (self.ended, self.items) {
             (true, _) => {}
-            // The reader dropped the stream between two items.
-            (false, Some(_)) if !self.is_awaited => self.settle(None),
+            // The reader dropped the stream between two items, or one that has no end.
+            (false, Some(_)) if !self.is_awaited || self.is_endless => self.settle(None),
             (false, _) => {
                 self.settle(Some(Failure { kind: "cancelled", code: None, store_error: true, warns: true }))
             }
