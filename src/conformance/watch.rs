@@ -31,7 +31,7 @@ use crate::{
     event::{Cursor, Event, WatchOptions},
     history::DocumentKind::{self, Config, Credential as OfCredentials},
     model::Condition,
-    plan::{ApplyOptions, Mutation, RollbackOptions},
+    plan::{ApplyOptions, Mutation, Rollback, RollbackOptions},
 };
 
 /// How long an event may take on a busy machine.
@@ -357,13 +357,14 @@ impl<B: CredentialStore + ConfigStore> Mirror<B> {
 
 async fn concurrent<B: Watch + CredentialStore + ConfigStore>(storage: Storage<B>) {
     let keys = numbered("shared", 12);
-    let mut watching = Watching::with(&storage, WatchOptions::default());
+    let mut watching = Watching::begin(&storage).await;
     let mirrors = |storage: &Storage<B>| Mirror {
         storage: storage.clone(),
         keys: keys.clone(),
         records: BTreeMap::new(),
     };
     let (mut mirror, mut stored) = (mirrors(&storage), mirrors(&storage));
+    mirror.read_all(&[OfCredentials, Config]).await;
     let shared = (storage.clone(), keys.clone());
     let write = async move {
         concurrently((0..8).map(|task| {
@@ -451,7 +452,8 @@ async fn by_plan<B: Watch + ConfigBatch>(storage: Storage<B>) {
     let plan = plan([Mutation::set(&a, &value(json!(1))), Mutation::delete(&b)]);
     ok("apply_plan", storage.apply_plan("watched", &plan, &ApplyOptions::default()).await);
     watching.tells("apply_plan", Config, &[a.clone(), b.clone()]).await;
-    ok("rollback_plan", storage.rollback_plan("watched", &RollbackOptions::default()).await);
+    let rolled_back = storage.rollback_plan("watched", &RollbackOptions::default()).await;
+    same("the rollback", Rollback::RolledBack, ok("rollback_plan", rolled_back));
     watching.tells("rollback_plan", Config, &[a, b]).await;
     ok("delete_config", storage.delete_config("b").await);
 }

@@ -206,7 +206,7 @@ pub enum Fault {
     WatchFoldsCase,
     /// Changes of each kind are told to a watch of one.
     WatchTellsAllKinds,
-    /// Only the first watch is told.
+    /// Only the newest watch is told.
     WatchTellsOne,
     /// A watch from a cursor begins now.
     WatchForgetsChanges,

@@ -23,14 +23,14 @@ impl Broken {
     }
 
     /// The event, as this fault tells it. `at` is its number.
-    async fn told(&self, at: usize, is_first: bool, resumes: bool, event: Event) -> Option<Event> {
+    async fn told(&self, at: usize, is_newest: bool, resumes: bool, event: Event) -> Option<Event> {
         Some(match (self.fault, event) {
             (WatchBeginsSilently, Event::Resync { .. }) if at == 0 => return None,
             (WatchForgetsChanges, Event::Resync { .. }) if at == 0 && resumes => return None,
             (WatchTrustsCursors, Event::Resync { cursor }) if at == 0 && resumes => Event::Idle { cursor },
             (WatchHidesGaps, Event::Resync { .. }) if at > 0 => return None,
             (WatchIsNeverIdle, Event::Idle { .. }) => return None,
-            (WatchTellsOne, Event::Changed { .. }) if !is_first => return None,
+            (WatchTellsOne, Event::Changed { .. }) if !is_newest => return None,
             (WatchLosesCredentials, Event::Changed { kind: DocumentKind::Credential, .. }) => return None,
             (WatchLosesDeletes, Event::Changed { kind, key: Some(key), cursor }) => {
                 let is_stored = self.has_record(kind, &key).await;
@@ -40,7 +40,7 @@ impl Broken {
                 return None;
             }
             (WatchFoldsCase, Event::Changed { kind, key: Some(key), cursor }) => {
-                let key = Key::new(key.as_str().to_lowercase()).ok();
+                let key = Key::new(&key.as_str().to_lowercase()).ok();
                 Event::Changed { kind, key: key.or_else(|| Key::new("x").ok()), cursor }
             }
             (_, event) => event,
@@ -57,10 +57,12 @@ impl Watch for Broken {
             WatchTellsAllKinds => options.kind = None,
             _ => {}
         }
-        let is_first = self.calls.fetch_add(1, Ordering::Relaxed) == 0;
+        let number = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let events = self.memory.watch(options).enumerate().filter_map(move |(at, event)| async move {
             match event {
-                Ok(event) => self.told(at, is_first, resumes, event).await.map(Ok),
+                Ok(event) => {
+                    self.told(at, self.calls.load(Ordering::Relaxed) == number, resumes, event).await.map(Ok)
+                }
                 Err(error) if self.has(WatchEndsSilently) && error.kind() == ErrorKind::Closed => None,
                 Err(_) if self.has(WatchSurvivesClose) => pending().await,
                 Err(error) => Some(Err(error)),
