@@ -370,9 +370,10 @@ async fn concurrent<B: Watch + CredentialStore + ConfigStore>(storage: Storage<B
         concurrently((0..8).map(|task| {
             let (storage, keys) = shared.clone();
             async move {
+                let mut random = fastrand::Rng::with_seed(task as u64);
                 for n in 0..25 {
-                    let key = &keys[(task * 7 + n * 5) % keys.len()];
-                    match (task + n) % 4 {
+                    let key = &keys[random.usize(..keys.len())];
+                    match random.u8(..4) {
                         0 => drop(ok("delete_config", storage.delete_config(key).await.optional())),
                         1 => drop(ok("delete_credential", storage.delete_credential(key).await.optional())),
                         2 => ok("set_config", storage.set_config(key, json!([task, n])).await),
