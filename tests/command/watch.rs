@@ -118,21 +118,23 @@ async fn changes_of_one_kind_are_shown_on_request() {
     let place = Place::with_config();
     let program = Storage::<File>::open(format!("{}?shared=multi-writer", place.url())).await.unwrap();
     for (kinds, shown, hidden) in
-        [("configs", "config\tb", "credential"), ("credential", "credential\tb", "config")]
+        [("configs", "config\tconfigs", "credential"), ("credential", "credential\tcredential", "config")]
     {
         let watching = place.begun(&["--kinds", kinds]);
-        program.set_credential("a", json!({})).await.unwrap();
-        program.set_config("a", json!(1)).await.unwrap();
-        program.set_credential("b", json!({})).await.unwrap();
-        program.set_config("b", json!(1)).await.unwrap();
+        // With a new value each, because one that is stored already changes nothing.
+        program.set_credential("a", json!({ "of": kinds })).await.unwrap();
+        program.set_config("a", json!(kinds)).await.unwrap();
+        program.set_credential(kinds, json!({})).await.unwrap();
+        program.set_config(kinds, json!(1)).await.unwrap();
         let before = watching.until(shown);
         assert!(!before.is_empty() && !before.iter().any(|told| told.starts_with(hidden)), "{before:?}");
         assert_eq!(watching.signalled("-HUP").code, Some(0));
     }
     let both = place.begun(&["--kinds", "configs,credentials"]);
-    program.set_credential("a", json!({})).await.unwrap();
-    program.set_config("a", json!(1)).await.unwrap();
-    assert!(both.until("config\ta").contains(&"credential\ta".to_owned()));
+    program.set_credential("both", json!({})).await.unwrap();
+    both.until("credential\tboth");
+    program.set_config("both", json!(1)).await.unwrap();
+    both.until("config\tboth");
     program.close().await.unwrap();
     let err = place.fails(2, &["watch", "--kinds", "usage"]);
     assert!(err.contains("[possible values: credentials, configs]"), "{err}");
