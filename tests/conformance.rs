@@ -225,12 +225,12 @@ mod memory_deep {
         [backend export_usage]
     );
 }
-conforms!(file, [credentials configs conditional leases plans usage export watch watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close watch_conditional watch_plans watch_import watch_at_close]);
+conforms!(file, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
 // `file` has the default mode, in which other processes can write.
 mod file_modes {
-    cases!(exclusive, file_exclusive, |storage| storage, [credentials configs conditional leases plans usage export watch watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close watch_conditional watch_plans watch_import watch_at_close]);
-    cases!(single_writer, file_single_writer, |storage| storage, [credentials configs conditional leases plans usage export watch watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close watch_conditional watch_plans watch_import watch_at_close]);
-    cases!(two_handles, file_two, |storage| storage, [credentials configs conditional leases plans usage export watch watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close watch_conditional watch_plans watch_import]);
+    cases!(exclusive, file_exclusive, |storage| storage, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
+    cases!(single_writer, file_single_writer, |storage| storage, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
+    cases!(two_handles, file_two, |storage| storage, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
 }
 conforms!(either_memory, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
 conforms!(either_file, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
