@@ -214,7 +214,7 @@ macro_rules! cases {
     };
 }
 
-conforms!(memory, [credentials configs conditional leases plans usage cache transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage export_snapshot transactions_at_close]);
+conforms!(memory, [credentials configs conditional leases plans usage cache transactions export watch], [backend conditional_plans conditional_transactions conditional_import export_usage export_snapshot transactions_at_close watch_conditional watch_plans watch_transactions watch_import watch_at_close]);
 // Several layers on one another, on one backend only, because they take long to compile.
 mod memory_deep {
     cases!(
@@ -225,21 +225,21 @@ mod memory_deep {
         [backend export_usage]
     );
 }
-conforms!(file, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
+conforms!(file, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
 // `file` has the default mode, in which other processes can write.
 mod file_modes {
-    cases!(exclusive, file_exclusive, |storage| storage, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
-    cases!(single_writer, file_single_writer, |storage| storage, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
-    cases!(two_handles, file_two, |storage| storage, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
+    cases!(exclusive, file_exclusive, |storage| storage, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
+    cases!(single_writer, file_single_writer, |storage| storage, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
+    cases!(two_handles, file_two, |storage| storage, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
 }
 conforms!(either_memory, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
 conforms!(either_file, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
 mod either_transactions {
-    cases!(bare, either_of_memory, |storage| storage, [transactions cache], [conditional_transactions transactions_at_close]);
+    cases!(bare, either_of_memory, |storage| storage, [transactions cache watch], [conditional_transactions transactions_at_close watch_at_close]);
 }
 // Its keys are shorter.
 mod scoped {
-    cases!(bare, scoped, |storage| storage, [credentials configs conditional leases plans usage cache transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage export_snapshot transactions_at_close]);
+    cases!(bare, scoped, |storage| storage, [credentials configs conditional leases plans usage cache transactions export watch], [backend conditional_plans conditional_transactions conditional_import export_usage export_snapshot transactions_at_close watch_conditional watch_plans watch_transactions watch_import watch_at_close]);
     cases!(stacked, scoped, |storage| stacked(storage), [credentials plans transactions], []);
 }
 /// Each write is one commit, so the last of thousands of concurrent writes waits long.

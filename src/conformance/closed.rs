@@ -16,7 +16,8 @@ use super::{
 use crate::{
     BatchReport, CacheStore, ConfigBatch, ConfigStore, Credential, CredentialStore, ErrorKind, Exportable,
     Increment, Record, Result, Storage, Transactional, UsageStore,
-    capability::{Conditional, Leases},
+    capability::{Conditional, Leases, Watch},
+    event::WatchOptions,
     model::{Condition, Holder, Lease, ListOptions, Revision},
     plan::{ApplyOptions, AuditFilter, Mutation, RollbackOptions},
 };
@@ -194,4 +195,17 @@ async fn plans_are<B: ConfigBatch>(closed: Storage<B>) {
     is_closed("apply_plan", closed.apply_plan("a", &plan, &ApplyOptions::default()).await);
     is_closed("rollback_plan", closed.rollback_plan("a", &RollbackOptions::default()).await);
     streams_nothing("audit_plans", closed.audit_plans(AuditFilter::default())).await;
+}
+
+/// Asserts it for [`Watch`].
+///
+/// # Panics
+///
+/// If an operation returns anything else.
+pub async fn watch<B: Watch>(closed: &Storage<B>) {
+    must(BULLET, watch_is(closed.clone())).await;
+}
+
+async fn watch_is<B: Watch>(closed: Storage<B>) {
+    streams_nothing("watch", closed.watch(WatchOptions::default())).await;
 }

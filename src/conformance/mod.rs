@@ -54,6 +54,7 @@ mod streams;
 mod transactions;
 mod usage;
 mod values;
+mod watch;
 
 use std::{any::Any, fmt::Debug, future::poll_fn, pin::pin, task::Poll, time::Duration};
 
@@ -75,6 +76,7 @@ pub use usage::usage;
 pub use values::{
     CANARY, hostile_credentials, hostile_keys, hostile_values, identical, identical_fields, identical_records,
 };
+pub use watch::{watch, watch_at_close, watch_conditional, watch_import, watch_plans, watch_transactions};
 
 use crate::{
     BatchFailure, BatchReport, Error, ErrorKind, Exportable, Key, Outcome, Record, Result, Storage,

@@ -17,8 +17,9 @@ use gateway_storage::{
     lease::{Claim, Holder, Lease, LeaseState, Leases},
     list::ListOptions,
     plan::{Applied, ApplyOptions, AuditEntry, AuditFilter, Plan, Rollback, RollbackOptions},
-    revision::{Condition, Conditional, Revision},
+    revision::{Condition, Conditional, Revision, Wake},
     usage::{Totals, Within},
+    watch::{Event, Watch, WatchOptions},
 };
 
 /// Each call goes to the handle after that of the call before: what one has written, another one reads.
@@ -160,6 +161,10 @@ impl<B: Conditional> Conditional for Turns<B> {
     async fn delete_if(&self, kind: DocumentKind, key: &Key, revision: Revision) -> Result<()> {
         self.next().delete_if(kind, key, revision).await
     }
+
+    fn next_change(&self, kind: DocumentKind, key: &Key) -> Option<Wake> {
+        self.next().next_change(kind, key)
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -193,6 +198,13 @@ impl<B: ConfigBatch> ConfigBatch for Turns<B> {
 
     fn audit_plans(&self, filter: AuditFilter) -> impl Stream<Item = Result<AuditEntry>> + Send {
         self.next().audit_plans(filter)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<B: Watch> Watch for Turns<B> {
+    fn watch(&self, options: WatchOptions) -> impl Stream<Item = Result<Event>> + Send {
+        self.next().watch(options)
     }
 }
 

@@ -114,6 +114,38 @@ catches! {
         ClaimIsRacy: "of concurrent claims one is Yours",
         LeaseNeverEnds: "a lease ends by itself",
     }
+    watch: conformance::watch {
+        WatchBeginsSilently: "a watch begins with Resync",
+        WatchLosesCredentials: "each change is told, with its key",
+        WatchLosesDeletes: "each change is told, with its key",
+        WatchMergesBatches: "each change is told, with its key",
+        WatchFoldsCase: "each change is told, with its key",
+        WatchTellsAllKinds: "changes of one kind, if one is asked for",
+        WatchTellsOne: "each watch is told, also if another one ends",
+        WatchForgetsChanges: "a watch from a cursor tells what has changed since",
+        WatchTrustsCursors: "a watch from a cursor of another store begins with Resync",
+        WatchHidesGaps: "a reader that is too slow gets a Resync in place of what it missed",
+        WatchLosesUnderLoad: "of concurrent changes none is missed",
+        WatchIsNeverIdle: "Idle comes if nothing changes",
+    }
+    watch_conditional: conformance::watch_conditional {
+        WatchLosesCredentials: "a conditional write is told",
+        WatchLosesDeletes: "a conditional write is told",
+        WakesNever: "next_change ends at a change",
+    }
+    watch_plans: conformance::watch_plans {
+        WatchLosesDeletes: "a plan and its rollback are told",
+    }
+    watch_transactions: conformance::watch_transactions {
+        WatchLosesDeletes: "a transaction is told",
+    }
+    watch_import: conformance::watch_import {
+        WatchLosesCredentials: "an import is told",
+    }
+    watch_at_close: conformance::watch_at_close {
+        WatchSurvivesClose: "close: a watch ends with Closed",
+        WatchEndsSilently: "close: a watch ends with Closed",
+    }
     plans: conformance::plans {
         PlanDeletesLast: "all mutations, in their order",
         PlanLosesItsSign: "equal to what was stored",

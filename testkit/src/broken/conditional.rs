@@ -3,7 +3,7 @@
 use gateway_storage::{
     ConfigStore, CredentialStore, Error, ErrorKind, Key, OptionalExt, Record, Result,
     history::DocumentKind,
-    revision::{Condition, Conditional, Revision},
+    revision::{Condition, Conditional, Revision, Wake},
 };
 
 use super::{Broken, Fault::*};
@@ -102,6 +102,14 @@ impl Conditional for Broken {
         match deleted {
             Err(error) if error.kind() == ErrorKind::NotFound && self.has(DeleteIfMissingIsOk) => Ok(()),
             deleted => deleted.map_err(|error| self.conflict(error)),
+        }
+    }
+
+    fn next_change(&self, kind: DocumentKind, key: &Key) -> Option<Wake> {
+        if self.has(WakesNever) {
+            Some(Box::pin(std::future::pending()))
+        } else {
+            self.memory.next_change(kind, key)
         }
     }
 }

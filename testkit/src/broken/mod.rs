@@ -6,6 +6,7 @@ mod plans;
 mod streams;
 mod transactions;
 mod usage;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -192,6 +193,37 @@ pub enum Fault {
     TooLargeStopsMany,
     /// A cached value ends at its first NUL.
     CacheCutsAtNul,
+    // Watches
+    /// The first event is not told.
+    WatchBeginsSilently,
+    /// No change of a credential is told.
+    WatchLosesCredentials,
+    /// No delete is told.
+    WatchLosesDeletes,
+    /// Of changes that come together the first is told.
+    WatchMergesBatches,
+    /// The keys in lower case.
+    WatchFoldsCase,
+    /// Changes of each kind are told to a watch of one.
+    WatchTellsAllKinds,
+    /// Only the newest watch is told.
+    WatchTellsOne,
+    /// A watch from a cursor begins now.
+    WatchForgetsChanges,
+    /// A watch from any cursor goes on.
+    WatchTrustsCursors,
+    /// A slow reader is not told that it missed something.
+    WatchHidesGaps,
+    /// The changes of one record get lost.
+    WatchLosesUnderLoad,
+    /// Without changes nothing is told.
+    WatchIsNeverIdle,
+    /// A watch goes on without events after `close`.
+    WatchSurvivesClose,
+    /// A watch ends at `close` without an error.
+    WatchEndsSilently,
+    /// `next_change` never ends.
+    WakesNever,
     // Config batches
     /// A plan's deletes are applied after its writes.
     PlanDeletesLast,
