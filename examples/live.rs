@@ -8,7 +8,7 @@
 //!     export STORAGE_URL=file:./data
 //!     storage config set limits.requests 20
 //!     storage config set limits.models '["gemini-2.5-pro"]'
-//!     storage config set limits.requests '"many"'     # wrong: the last limits stay, and the program says why
+//!     storage config set limits.requests '"many"'     # wrong: the last limits stay
 //!     storage config delete limits.requests           # the default again
 
 use std::{env, error::Error};

@@ -121,6 +121,12 @@ impl Place {
     }
 }
 
+/// The cursor of the place in this one, if there is one. For `fuzz/`.
+#[cfg(fuzzing)]
+pub fn read_back(cursor: &Cursor) -> Option<Cursor> {
+    Some(Place::read(super::LABEL, cursor)?.cursor(super::LABEL))
+}
+
 /// What a look finds.
 pub(super) struct Seen {
     pub(super) place: Place,
