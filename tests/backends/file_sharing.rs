@@ -135,7 +135,10 @@ async fn a_reader_of_either_mode_follows_a_single_writer() {
         for round in 1..5 {
             writer.set_config("a", json!(round)).await.unwrap();
             let told = events.next().await.unwrap().unwrap();
-            assert!(matches!(&told, Event::Changed { key: Some(key), .. } if key.as_str() == "a"), "{told:?}");
+            assert!(
+                matches!(&told, Event::Changed { key: Some(key), .. } if key.as_str() == "a"),
+                "{told:?}"
+            );
             for _ in 0..3 {
                 assert_eq!(reader.get_config("a").await.unwrap().value(), &json!(round), "{mode:?}");
             }

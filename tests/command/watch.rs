@@ -12,7 +12,10 @@ use std::{
 use gateway_storage::{File, Storage};
 use serde_json::{Value, json};
 
-use crate::{Ended, Place, ended, servers::output_of};
+use crate::{
+    Ended, Place, ended,
+    servers::{self, output_of},
+};
 
 /// A `storage watch` that runs.
 struct Watching {
@@ -213,4 +216,37 @@ fn a_wrong_line_or_store_is_refused() {
     for cursor in ["memory:1f.7", "nothing", "file:zz.-1"] {
         assert_eq!(place.begun(&["--from", cursor]).signalled("-TERM").code, Some(0), "{cursor}");
     }
+}
+
+/// A store whose cursors outlive a process.
+#[test]
+fn a_later_watch_goes_on_where_an_earlier_one_ended() {
+    let (place, url) = (Place::new(), servers::postgres());
+    let set = |key| place.ok(&["--url", &url, "config", "set", key, "1"]);
+    set("before");
+    let watching = place.watch(&["--url", &url]);
+    assert!(watching.next().contains("resync"));
+    set("meanwhile");
+    watching.until("config\tmeanwhile");
+    let err = watching.signalled("-INT").err;
+    let cursor = err.strip_prefix("note: to go on from here, add --from ").expect(&err).trim_end();
+    set("later");
+    for output in ["json", "human"] {
+        let line = ["--url", &url, "--from", cursor, "--output", output];
+        let later = place.watch(&line);
+        let told = later.next();
+        match output {
+            "json" => assert_eq!(document(&told)["key"], "later"),
+            _ => assert!(told.ends_with("\tchanged\tconfig\tlater"), "{told}"),
+        }
+        assert_eq!(later.signalled("-TERM").code, Some(0));
+    }
+}
+
+/// Only the server knows that.
+#[test]
+fn a_server_that_can_not_be_watched_is_reported() {
+    let (place, url) = (Place::new(), servers::mongodb_alone());
+    place.ok(&["--url", &url, "config", "set", "a", "1"]);
+    assert_eq!(place.fails_as(6, &["--url", &url, "watch"]), "unsupported");
 }
