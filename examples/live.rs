@@ -66,7 +66,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         limits.changed().await?;
         match limits.problem() {
             None => show(&limits),
-            Some(problem) => println!("the last limits stay: {problem}"),
+            Some(problem) => {
+                let field = problem.path().unwrap_or_default();
+                println!("the last limits stay, because of `limits.{field}`: {problem}");
+            }
         }
     }
 }

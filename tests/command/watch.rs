@@ -224,6 +224,9 @@ fn a_later_watch_goes_on_where_an_earlier_one_ended() {
     let (place, url) = (Place::new(), servers::postgres());
     let set = |key| place.ok(&["--url", &url, "config", "set", key, "1"]);
     set("before");
+    // The command creates nothing that a program has not created.
+    assert!(place.fails(6, &["--url", &url, "watch"]).contains("storage schema up --watch"));
+    place.ok(&["--url", &url, "schema", "up", "--watch"]);
     let watching = place.watch(&["--url", &url]);
     assert!(watching.next().contains("resync"));
     set("meanwhile");
