@@ -20,13 +20,11 @@ use super::{
     draft::{Draft, Memory},
     engine::Engine,
     reader::Reader,
+    watch::Watchers,
 };
 use crate::{
     Error, ErrorKind, Outcome, Result,
-    backend::{
-        feed::Feed,
-        local::thread::{Joined, Ticket},
-    },
+    backend::local::thread::{Joined, Ticket},
     layer::later,
 };
 
@@ -114,7 +112,7 @@ impl Committer {
     /// Starts the thread. After each commit it calls what `after_commit` returns.
     pub(super) fn start<F: FnMut() + Send + 'static>(
         reader: Arc<Reader>,
-        feed: Feed,
+        watchers: Watchers,
         after_commit: impl FnOnce(Line) -> F,
     ) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
@@ -122,7 +120,7 @@ impl Committer {
         let budget = Arc::new(Semaphore::new(QUEUE_BYTES));
         let line = Line { queue: queue.downgrade(), budget: budget.clone() };
         let after_commit = after_commit(line.clone());
-        let worker = Worker { reader, feed, memory: Memory::default(), failed: None, after_commit };
+        let worker = Worker { reader, watchers, memory: Memory::default(), failed: None, after_commit };
         let thread = thread::Builder::new()
             .name("gateway-storage-file".into())
             .spawn(move || {
@@ -283,7 +281,7 @@ impl<T: Send, F: FnOnce(&mut Draft<'_>) -> Result<T> + Send> Write for Pending<T
 /// The thread's side.
 struct Worker<F> {
     reader: Arc<Reader>,
-    feed: Feed,
+    watchers: Watchers,
     memory: Memory,
     /// The error of the first failed commit. After it the contents of the disk are unknown.
     failed: Option<Error>,
@@ -380,7 +378,7 @@ impl<F: FnMut()> Worker<F> {
             Some(changed) => {
                 self.reader.commit(&current, &changed, || engine.commit(transaction))?;
                 // Now every reader finds the changes.
-                self.feed.tell(|| changed.into_iter().map(|(kind, key)| (kind, Some(key))));
+                self.watchers.tell(changed);
             }
         }
         Ok(Applied::Whole)

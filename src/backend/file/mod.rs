@@ -50,12 +50,10 @@ pub use options::{FileOptions, Sharing, Verify};
 use reader::Reader;
 use serde_json::json;
 use snapshot::Snapshot;
+use watch::Watchers;
 use work::{FEW, FEW_VALUES, SMALL_STORE, work};
 
-use crate::{
-    Backend, Error, ErrorKind, Open, Result, StorageStats, backend::feed::Feed, codec::check_path,
-    layer::time_left,
-};
+use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::check_path, layer::time_left};
 
 #[doc = include_str!("docs.md")]
 #[derive(Clone)]
@@ -68,7 +66,7 @@ struct Store {
     reader: Arc<Reader>,
     /// None: the store is open for reading only.
     committer: Option<Committer>,
-    feed: Feed,
+    watchers: Watchers,
     path: PathBuf,
     options: Details,
 }
@@ -76,7 +74,7 @@ struct Store {
 impl Drop for Store {
     fn drop(&mut self) {
         // A watch does not keep the store open.
-        self.feed.close();
+        self.watchers.feed.close();
     }
 }
 
@@ -166,16 +164,16 @@ impl File {
 
     fn start(engine: Engine, path: PathBuf, options: &FileOptions) -> Result<Self> {
         let reader = Arc::new(Reader::new(engine, options.document_cache())?);
-        let feed = Feed::new(LABEL);
+        let watchers = Watchers::new();
         let committer = if options.read_only {
             None
         } else {
             let compacting = |line| compact::watch(reader.clone(), line);
-            Some(Committer::start(reader.clone(), feed.clone(), compacting)?)
+            Some(Committer::start(reader.clone(), watchers.clone(), compacting)?)
         };
         let details = Details { shared: options.shared, cache: options.cache };
         Ok(Self {
-            store: Arc::new(Store { reader, committer, feed, path, options: details }),
+            store: Arc::new(Store { reader, committer, watchers, path, options: details }),
             deadline: options.deadline,
         })
     }
@@ -272,7 +270,7 @@ impl Backend for File {
             }
         };
         // The last writes were told before.
-        self.store.feed.close();
+        self.store.watchers.feed.close();
         closed
     }
 }
