@@ -270,9 +270,9 @@ conforms!(redis_cluster, [credentials configs conditional leases plans usage cac
 #[cfg(feature = "redis")]
 conforms!(redis_sentinel, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "postgres")]
-conforms!(postgres, [credentials configs conditional leases plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
+conforms!(postgres, [credentials configs conditional leases plans usage transactions export watch], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close watch_conditional watch_plans watch_transactions watch_import watch_at_close]);
 #[cfg(feature = "postgres")]
-conforms!(pgbouncer, [credentials configs conditional leases plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
+conforms!(pgbouncer, [credentials configs conditional leases plans usage transactions export watch], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close watch_conditional watch_plans watch_transactions watch_import watch_at_close]);
 
 /// One test per persistent backend and capability, with a restart.
 macro_rules! keeps {
