@@ -42,7 +42,7 @@ pub(crate) const IDLE_EVERY: Duration = Duration::from_secs(2);
 
 /// The first pause before connecting again is a random time up to this one, so that processes that were cut
 /// off at the same time do not come back at the same time. Later ones are up to twice as long, each.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 
 /// What changed: a record, or if the backend doesn't know which, any of a kind.
