@@ -262,13 +262,13 @@ conforms!(mongodb, [credentials configs conditional leases plans usage transacti
 #[cfg(feature = "mongodb")]
 conforms!(mongodb_alone, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "redis")]
-conforms!(redis, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
+conforms!(redis, [credentials configs conditional leases plans usage cache export watch], [backend conditional_plans conditional_import export_usage watch_conditional watch_plans watch_import watch_at_close]);
 #[cfg(feature = "redis")]
-conforms!(redis_tls, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
+conforms!(redis_tls, [credentials configs conditional leases plans usage cache export watch], [backend conditional_plans conditional_import export_usage watch_conditional watch_plans watch_import watch_at_close]);
 #[cfg(feature = "redis")]
-conforms!(redis_cluster, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
+conforms!(redis_cluster, [credentials configs conditional leases plans usage cache export watch], [backend conditional_plans conditional_import export_usage watch_conditional watch_plans watch_import watch_at_close]);
 #[cfg(feature = "redis")]
-conforms!(redis_sentinel, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
+conforms!(redis_sentinel, [credentials configs conditional leases plans usage cache export watch], [backend conditional_plans conditional_import export_usage watch_conditional watch_plans watch_import watch_at_close]);
 #[cfg(feature = "postgres")]
 conforms!(postgres, [credentials configs conditional leases plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
 #[cfg(feature = "postgres")]
