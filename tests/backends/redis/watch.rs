@@ -20,12 +20,12 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// A watch after its first Resync.
-struct Watched<'s>(Pin<Box<dyn futures_core::Stream<Item = Result<Event>> + Send + 's>>);
+pub(super) struct Watched<'s>(Pin<Box<dyn futures_core::Stream<Item = Result<Event>> + Send + 's>>);
 
 type Change = (DocumentKind, Option<Key>);
 
 impl<'s> Watched<'s> {
-    async fn begin(storage: &'s Storage<Redis>) -> Self {
+    pub(super) async fn begin(storage: &'s Storage<Redis>) -> Self {
         let mut watched = Self(Box::pin(storage.watch(WatchOptions::default())));
         assert!(matches!(watched.next().await, Event::Resync { .. }));
         watched
@@ -44,7 +44,7 @@ impl<'s> Watched<'s> {
     }
 
     /// Waits for this change. Others may come before it.
-    async fn told(&mut self, kind: DocumentKind, id: Option<&str>) {
+    pub(super) async fn told(&mut self, kind: DocumentKind, id: Option<&str>) {
         let change = (kind, id.map(key));
         self.until("a change", |event| match event {
             Event::Changed { kind, key, .. } => (*kind, key.clone()) == change,
@@ -419,7 +419,7 @@ impl Mirror {
     }
 }
 
-/// One of several tasks that change the store at random. Returns how often it did.
+/// One of several tasks that change the store at random.
 async fn change(storage: Storage<Redis>, mut random: fastrand::Rng, changes: usize) {
     for n in 0..changes {
         let (id, value) = (format!("id-{}", random.u32(..40)), random.u32(..));
@@ -455,7 +455,7 @@ async fn a_storm_of_changes_and_cuts_misses_nothing() -> Result {
         async move {
             let mut cuts = 0;
             while !done.load(Ordering::SeqCst) {
-                tokio::time::sleep(Duration::from_millis(random.u64(..1500))).await;
+                tokio::time::sleep(Duration::from_millis(random.u64(..800))).await;
                 match random.u32(..4) {
                     0 => proxy.fall_silent(),
                     1 => cuts += proxy.cut_one(),
