@@ -7,7 +7,7 @@ use std::{
 };
 
 use redis::{PushInfo, PushKind, Value};
-use tokio::{sync::Notify, time::sleep};
+use tokio::{sync::Notify, task::consume_budget, time::sleep};
 
 use super::layout::{Layout, Space};
 use crate::{
@@ -110,6 +110,8 @@ impl Pushed {
     /// Tells each change when it is pushed, until a connection is lost.
     pub(super) async fn tell_all(&self, teller: &Teller) -> Error {
         loop {
+            // Under load this would otherwise keep the checks of the masters from running.
+            consume_budget().await;
             self.changed.notified().await;
             if self.tell(teller) {
                 continue;
