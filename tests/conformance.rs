@@ -258,7 +258,7 @@ mod git {
     cases!(shared, git_shared, |storage| storage, [credentials configs conditional export], [backend conditional_import]);
 }
 #[cfg(feature = "mongodb")]
-conforms!(mongodb, [credentials configs conditional leases plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
+conforms!(mongodb, [credentials configs conditional leases plans usage transactions export watch], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close watch_conditional watch_plans watch_transactions watch_import watch_at_close]);
 #[cfg(feature = "mongodb")]
 conforms!(mongodb_alone, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "redis")]

@@ -140,9 +140,7 @@ fn look(reader: &Weak<Reader>, before: Option<Seen>) -> Result<(Seen, Option<Vec
             Some((now, changes)) => (Some(now), changes),
             None => (None, any()),
         },
-        None => {
-            (compared(&snapshot, Digests::default(), reader)?.map(|(now, _)| now), Vec::new())
-        }
+        None => (compared(&snapshot, Digests::default(), reader)?.map(|(now, _)| now), Vec::new()),
     };
     let pause = match digests {
         Some(_) => (begun.elapsed() * PAUSE_FACTOR).clamp(LOOK_EVERY, IDLE_EVERY),
