@@ -11,6 +11,7 @@ mod pool;
 mod router;
 mod transactions;
 mod usage;
+mod watch;
 
 use std::time::{Duration, Instant};
 
