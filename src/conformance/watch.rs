@@ -347,6 +347,8 @@ impl<B: CredentialStore + ConfigStore> Mirror<B> {
 
     async fn hears(&mut self, event: Event) {
         match event {
+            // A source may be late: it still tells changes that were made before the watch began.
+            Event::Changed { key: Some(key), .. } if !self.keys.contains(&key) => {}
             Event::Changed { kind, key: Some(key), .. } => self.read(kind, &key).await,
             Event::Changed { kind, key: None, .. } => self.read_all(&[kind]).await,
             Event::Resync { .. } => self.read_all(&[OfCredentials, Config]).await,

@@ -16,6 +16,7 @@ use super::flight::{End, Flight};
 use crate::{
     Credential, Error, ErrorKind, IntoKey, Key, Outcome, Result, Storage,
     capability::{Conditional, Leases},
+    history::DocumentKind,
     layer::{jittered, later, system_name},
     model::{Claim, Condition, Holder, Lease, Revision, check_rest, check_ttl, redacted},
 };
@@ -471,7 +472,12 @@ impl<B: Conditional + Leases> Task<B> {
     ) -> Result<(), Refreshing<E>> {
         let free = later(Instant::now(), left).min(self.until);
         for _ in 0..LOOKS_PER_CLAIM {
-            sleep_until((Instant::now() + jittered(LOOK_PAUSE)).min(free)).await;
+            let look = pin!(sleep_until((Instant::now() + jittered(LOOK_PAUSE)).min(free)));
+            // While something watches the store, its next change is a reason to look.
+            match self.storage.backend().next_change(DocumentKind::Credential, &self.id) {
+                Some(changed) => drop(select(look, changed).await),
+                None => look.await,
+            }
             let read = self.storage.get_credential(&self.id).await;
             self.unless_done(read.map_err(failed)?, is_fresh)?;
             if Instant::now() >= free {

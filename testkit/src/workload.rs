@@ -1,6 +1,6 @@
 //! Every operation at least once, and errors of many kinds, for tests of telemetry and of secrets.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gateway_storage::{
@@ -13,6 +13,7 @@ use gateway_storage::{
     plan::{ApplyOptions, AuditFilter, Plan, Rollback, RollbackOptions},
     refresh::{Refresh, RefreshError, Refused},
     revision::{Condition, Conditional},
+    watch::{Event, Watch, WatchOptions},
 };
 use serde_json::{Map, json};
 
@@ -324,7 +325,7 @@ pub async fn pool<B: Pooled>(on: &Storage<B>, errors: &mut Errors) -> Result<()>
 }
 
 /// The name of every operation. The names are stable, because dashboards and alerts use them.
-pub const OPERATIONS: [&str; 56] = [
+pub const OPERATIONS: [&str; 57] = [
     "apply_plan",
     "audit_plans",
     "begin",
@@ -381,6 +382,7 @@ pub const OPERATIONS: [&str; 56] = [
     "transaction_get_credential",
     "transaction_set_config",
     "transaction_set_credential",
+    "watch",
 ];
 
 /// A backend under all layers that are meant for production.
@@ -411,7 +413,18 @@ pub async fn work() {
     cache(&storage, &words, &mut errors).await.unwrap();
     transactions(&storage, &words, &mut errors).await.unwrap();
     exports(&storage).await.unwrap();
+    watches(&storage, &words).await.unwrap();
     end(&storage, &words, &mut errors).await.unwrap();
+}
+
+/// A watch, which its reader drops while it waits.
+pub async fn watches<B: Watch + ConfigStore>(on: &Storage<B>, words: &Words) -> Result<()> {
+    let mut events = pin!(on.watch(WatchOptions::default()));
+    assert!(matches!(events.try_next().await?, Some(Event::Resync { .. })));
+    on.set_config(&words.config_key, json!(words.config)).await?;
+    assert!(matches!(events.try_next().await?, Some(Event::Changed { .. })));
+    assert!(futures_util::FutureExt::now_or_never(events.try_next()).is_none());
+    on.delete_config(&words.config_key).await
 }
 
 /// The last operations: health, statistics, a zero deadline, a dropped call, close, and a call after it.

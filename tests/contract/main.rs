@@ -11,6 +11,8 @@ mod either;
 mod json;
 #[cfg(all(feature = "conformance", feature = "memory"))]
 mod layers;
+#[cfg(feature = "memory")]
+mod live;
 #[cfg(all(feature = "conformance", feature = "file", feature = "memory"))]
 mod model;
 #[cfg(feature = "conformance")]

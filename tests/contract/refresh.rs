@@ -9,16 +9,17 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use gateway_storage::{
     Credential, Error, ErrorKind, Memory, Storage,
     layer::{Call, Count, Fault, Layer, Receiver},
     lease::Leases,
     refresh::{Refresh, RefreshError, Refreshed, Refused},
     revision::{Conditional, Revision},
+    watch::WatchOptions,
 };
 use serde_json::{Map, Value, json};
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 type Answer = Result<Map<String, Value>, Refused<Error>>;
 
@@ -265,6 +266,40 @@ async fn a_late_answer_replaces_the_spent_token_and_the_mark() {
     provider.answer();
     assert!(matches!(late.await.unwrap(), Ok(Refreshed::Mine(_))));
     assert_eq!(stored(&storage).await, json!({ "refresh_token": 1, "kept": true }));
+}
+
+/// How long a caller of another process waits after the new token was given, by a clock that stands still
+/// while something runs.
+async fn wait_of_another(is_watched: bool) -> Duration {
+    let (storage, provider) = (store().await, Provider::gated());
+    let other = process(&storage);
+    let mut events = Box::pin(other.watch(WatchOptions::default()));
+    if is_watched {
+        events.next().await.unwrap().unwrap();
+    }
+    let first = tokio::spawn({
+        let (storage, provider) = (storage.clone(), provider.clone());
+        async move { refresh(&storage, &provider, &how(), 1).await }
+    });
+    provider.asked(1).await;
+    let second = tokio::spawn({
+        let (other, provider) = (other.clone(), provider.clone());
+        async move { refresh(&other, &provider, &how(), 1).await }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let answered = Instant::now();
+    provider.answer();
+    let refreshed = second.await.unwrap().unwrap();
+    assert!(matches!(refreshed, Refreshed::Theirs(_)), "{refreshed:?}");
+    let waited = answered.elapsed();
+    first.await.unwrap().unwrap();
+    waited
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_wakes_callers_of_other_processes() {
+    assert_eq!(wait_of_another(true).await, Duration::ZERO);
+    assert_ne!(wait_of_another(false).await, Duration::ZERO, "without a watch it looks again later");
 }
 
 #[tokio::test(start_paused = true)]

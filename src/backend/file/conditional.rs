@@ -3,7 +3,7 @@
 use super::{File, cache::weight_of_record, document::Document, draft::Draft, work::work};
 use crate::{
     ConfigValue, Credential, Key, Record, Result,
-    capability::{Conditional, document_of},
+    capability::{Conditional, Wake, document_of},
     codec::RecordKey,
     history::DocumentKind,
     model::{Condition, Revision},
@@ -67,6 +67,10 @@ impl Conditional for File {
             },
         })
         .await
+    }
+
+    fn next_change(&self, kind: DocumentKind, key: &Key) -> Option<Wake> {
+        self.store.watchers.feed.next_change(kind, key)
     }
 }
 

@@ -29,6 +29,7 @@ mod snapshot;
 mod steps;
 mod tables;
 mod usage;
+mod watch;
 mod work;
 
 use std::{
@@ -49,6 +50,7 @@ pub use options::{FileOptions, Sharing, Verify};
 use reader::Reader;
 use serde_json::json;
 use snapshot::Snapshot;
+use watch::Watchers;
 use work::{FEW, FEW_VALUES, SMALL_STORE, work};
 
 use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::check_path, layer::time_left};
@@ -64,8 +66,16 @@ struct Store {
     reader: Arc<Reader>,
     /// None: the store is open for reading only.
     committer: Option<Committer>,
+    watchers: Watchers,
     path: PathBuf,
     options: Details,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // A watch does not keep the store open.
+        self.watchers.feed.close();
+    }
 }
 
 /// What [`stats`](Backend::stats) says of the options.
@@ -154,14 +164,16 @@ impl File {
 
     fn start(engine: Engine, path: PathBuf, options: &FileOptions) -> Result<Self> {
         let reader = Arc::new(Reader::new(engine, options.document_cache())?);
+        let watchers = Watchers::new();
         let committer = if options.read_only {
             None
         } else {
-            Some(Committer::start(reader.clone(), |line| compact::watch(reader.clone(), line))?)
+            let compacting = |line| compact::watch(reader.clone(), line);
+            Some(Committer::start(reader.clone(), watchers.clone(), compacting)?)
         };
         let details = Details { shared: options.shared, cache: options.cache };
         Ok(Self {
-            store: Arc::new(Store { reader, committer, path, options: details }),
+            store: Arc::new(Store { reader, committer, watchers, path, options: details }),
             deadline: options.deadline,
         })
     }
@@ -249,12 +261,17 @@ impl Backend for File {
     }
 
     async fn close(&self) -> Result<()> {
-        if let Some(committer) = &self.store.committer {
-            return committer.close(time_left(self.deadline)).await;
-        }
-        let reader = self.store.reader.clone();
-        let close = move || reader.close().map_or(Ok(()), |engine| engine.close());
-        work(self.deadline, false, close).await
+        let closed = match &self.store.committer {
+            Some(committer) => committer.close(time_left(self.deadline)).await,
+            None => {
+                let reader = self.store.reader.clone();
+                let close = move || reader.close().map_or(Ok(()), |engine| engine.close());
+                work(self.deadline, false, close).await
+            }
+        };
+        // The last writes were told before.
+        self.store.watchers.feed.close();
+        closed
     }
 }
 

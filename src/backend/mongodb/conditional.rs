@@ -18,13 +18,13 @@ use super::{
 use crate::{
     Error, ErrorKind, Key, Outcome, Record, Result,
     backend::remote::Backoff,
-    capability::{Conditional, document_of},
+    capability::{Conditional, Wake, document_of},
     error::Kind,
     history::DocumentKind,
     model::{Condition, Revision},
 };
 
-fn of(kind: DocumentKind) -> (Kind, CollectionOf) {
+pub(super) fn of(kind: DocumentKind) -> (Kind, CollectionOf) {
     match kind {
         DocumentKind::Credential => (Kind::Credential, |pool| &pool.credentials),
         DocumentKind::Config => (Kind::Config, |pool| &pool.configs),
@@ -148,5 +148,8 @@ impl Conditional for MongoDb {
 
     async fn delete_if(&self, kind: DocumentKind, key: &Key, revision: Revision) -> Result<()> {
         self.change_if(kind, key, revision, None).await.map_err(|error| error.with_key(key))
+    }
+    fn next_change(&self, kind: DocumentKind, key: &Key) -> Option<Wake> {
+        self.server.watching.feed.next_change(kind, key)
     }
 }

@@ -26,6 +26,7 @@ mod stats;
 mod topology;
 mod transaction;
 mod usage;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,11 +35,15 @@ pub use options::{MongoDbOptions, ReadLevel, WriteLevel};
 use pool::Permit;
 use server::Server;
 pub use transaction::MongoDbTransaction;
+#[cfg(fuzzing)]
+pub use watch::read_back;
 
 use crate::{
     Backend, Open, Result, StorageStats,
     layer::{Operation, OperationKind, time_left, within},
 };
+
+const LABEL: &str = "mongodb";
 
 /// How many chunks of a batch are sent at once, each on its own connection.
 const CONCURRENT_CHUNKS: usize = 4;
@@ -61,7 +66,7 @@ impl std::fmt::Debug for MongoDb {
 
 impl Backend for MongoDb {
     fn label(&self) -> &'static str {
-        "mongodb"
+        LABEL
     }
 
     fn namespace(&self) -> Option<&str> {

@@ -6,6 +6,7 @@ use mongodb::{
     Client, Collection, Database,
     bson::RawDocumentBuf,
     error::Result as DriverResult,
+    event::{EventHandler, command::CommandEvent},
     options::{Tls, WriteConcern},
 };
 use tokio::sync::OwnedSemaphorePermit;
@@ -70,6 +71,16 @@ impl Permit {
 
 impl Pool {
     pub(super) async fn new(options: &MongoDbOptions, max: u32, password: Option<String>) -> Result<Self> {
+        Self::observed(options, max, password, None).await
+    }
+
+    /// A pool that tells of the commands that the driver sends.
+    pub(super) async fn observed(
+        options: &MongoDbOptions,
+        max: u32,
+        password: Option<String>,
+        commands: Option<EventHandler<CommandEvent>>,
+    ) -> Result<Self> {
         let queue = Queue::new(max)?;
         let topology = Topology::new();
         // It may ask the DNS for the servers' names.
@@ -80,6 +91,7 @@ impl Pool {
         })??;
         driver.sdam_event_handler = Some(topology.server_events());
         driver.cmap_event_handler = Some(topology.pool_events());
+        driver.command_event_handler = commands;
         // `Client::with_options` reads the file, once.
         let roots = match &mut driver.tls {
             Some(Tls::Enabled(tls)) if options.trusts_this_machine() => {

@@ -9,10 +9,11 @@ use tokio::{
 };
 
 use super::{
-    MongoDb, MongoDbOptions,
+    LABEL, MongoDb, MongoDbOptions,
     error::{self, SERVER},
     pool::{Permit, Pool},
     topology::{NoPermit, Writable},
+    watch::watching::Watching,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -31,13 +32,21 @@ pub(super) struct Server {
     password_read: Mutex<Option<Instant>>,
     /// Runs the plans of this store one after another, so that they do not conflict.
     pub(super) plans: Arc<Mutex<()>>,
+    pub(super) watching: Watching,
 }
 
 impl Server {
     pub(super) async fn new(options: MongoDbOptions) -> Result<Self> {
         let password = options.password_now().await?;
         let pool = Current::new(Pool::new(&options, options.pool_size, password).await?);
-        Ok(Self { options, pool, calls: Gate::new(), password_read: Mutex::default(), plans: Arc::default() })
+        Ok(Self {
+            options,
+            pool,
+            calls: Gate::new(),
+            password_read: Mutex::default(),
+            plans: Arc::default(),
+            watching: Watching::new(LABEL),
+        })
     }
 
     pub(super) fn pool(&self) -> Result<Arc<Pool>> {
@@ -77,14 +86,17 @@ impl Server {
         Ok(false)
     }
 
-    /// Waits for calls under way, rolls back open transactions, and disconnects, all within the deadline.
+    /// Ends watches, waits for calls under way, rolls back open transactions, and disconnects, all within the
+    /// deadline.
     pub(super) async fn close(&self, deadline: Duration) -> Result<()> {
         let end = later(Instant::now(), deadline);
+        self.watching.feed.close();
         let drained = self.calls.close_within(deadline).await;
         let Some(pool) = self.pool.close() else { return drained };
         // Otherwise the server keeps their locks for a minute.
         pool.transactions.roll_back();
         drop(timeout_at(end, pool.transactions.rollbacks_done()).await);
+        drop(timeout_at(end, self.watching.turn()).await);
         // `shutdown` sends requests, which may get no reply. Without `immediate` it waits for cursors and
         // sessions.
         let shutdown = tokio::spawn(pool.client.clone().shutdown().immediate(true).into_future());

@@ -65,7 +65,7 @@ fn checksum(migration: &str) -> String {
 }
 
 /// The key of the advisory lock under which one process at a time migrates this schema.
-fn lock_of(schema: &str) -> i64 {
+pub(super) fn lock_of(schema: &str) -> i64 {
     let digest = Sha256::digest(format!("gateway-storage schema {schema}"));
     i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }

@@ -1,0 +1,123 @@
+//! The driver's client of a watch: its streams wait for seconds, so they must not take the connections of
+//! calls.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use mongodb::{
+    bson::{Bson, Document, doc, oid::ObjectId},
+    error::Result as DriverResult,
+    event::{EventHandler, command::CommandEvent},
+};
+use sha2::{Digest, Sha256};
+use tokio::{runtime::Handle, sync::OwnedMutexGuard, time::timeout};
+
+use super::super::{MongoDbOptions, error, pool::Pool};
+use crate::Result;
+
+/// A connection for each stream.
+const CONNECTIONS: u32 = 2;
+
+/// How long closing the streams at the server may take. The server closes them by itself after ten minutes.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The client. Dropping it closes its streams, which must have been dropped, and its connections.
+pub(super) struct WatchClient {
+    pub(super) pool: Arc<Pool>,
+    opened: Arc<AtomicUsize>,
+    turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl WatchClient {
+    /// Connects when it is first used. The turn ends when all is closed.
+    pub(super) async fn new(options: &MongoDbOptions, turn: OwnedMutexGuard<()>) -> Result<Self> {
+        let opened = Arc::new(AtomicUsize::new(0));
+        let counter = opened.clone();
+        let commands = EventHandler::callback(move |event| {
+            if let CommandEvent::Started(command) = event
+                && command.command_name == "aggregate"
+            {
+                counter.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let password = options.password_now().await?;
+        let pool = Pool::observed(options, CONNECTIONS, password, Some(commands)).await?;
+        Ok(Self { pool: Arc::new(pool), opened, turn: Some(turn) })
+    }
+
+    /// How many streams were opened. The driver opens a stream again by itself if it is cut.
+    pub(super) fn opened(&self) -> usize {
+        self.opened.load(Ordering::SeqCst)
+    }
+
+    /// Whether a server refused the login, but there is another password now.
+    pub(super) async fn has_new_password(&self, options: &MongoDbOptions) -> bool {
+        let is_other = |password| password != self.pool.password;
+        self.pool.topology.is_refused() && options.password_now().await.is_ok_and(is_other)
+    }
+}
+
+impl Drop for WatchClient {
+    fn drop(&mut self) {
+        let (client, turn) = (self.pool.client.clone(), self.turn.take());
+        // Without a runtime nothing can be sent.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                if timeout(CLOSE_TIMEOUT, client.clone().shutdown().into_future()).await.is_err() {
+                    client.shutdown().immediate(true).await;
+                }
+                drop(turn);
+            });
+        }
+    }
+}
+
+/// What the server says about the store.
+pub(super) struct View {
+    /// Distinguishes the store from others, also from one of the same name before.
+    pub(super) store: u64,
+    /// The election of the primary. None behind a router.
+    pub(super) election: Option<ObjectId>,
+}
+
+impl View {
+    pub(super) async fn of(pool: &Pool, options: &MongoDbOptions) -> DriverResult<Self> {
+        let hello = pool.database.run_command(doc! { "hello": 1 }).await?;
+        let found = collections(pool).await?;
+        let mut hash = Sha256::new();
+        hash.update(&options.database);
+        if found.is_empty() {
+            hash.update(options.identity());
+        }
+        for (name, id) in found {
+            hash.update(name);
+            hash.update(id);
+        }
+        let hash: [u8; 32] = hash.finalize().into();
+        let (store, _) = hash.as_chunks();
+        Ok(Self { store: u64::from_be_bytes(store[0]), election: hello.get_object_id("electionId").ok() })
+    }
+}
+
+/// The numbers that the server gave our collections when they were created. None if the user may not list
+/// them, or if the server has none.
+async fn collections(pool: &Pool) -> DriverResult<BTreeMap<String, Vec<u8>>> {
+    let names = [pool.credentials.name(), pool.configs.name()];
+    let list = doc! { "listCollections": 1, "filter": { "name": { "$in": &names[..] } } };
+    let reply = match pool.database.run_command(list).await {
+        Err(error) if error::code_of(&error) == Some(13) => return Ok(BTreeMap::new()),
+        reply => reply?,
+    };
+    let found = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+    let id = |found: &Document| match found.get_document("info").ok()?.get("uuid")? {
+        Bson::Binary(id) => Some((found.get_str("name").ok()?.to_owned(), id.bytes.clone())),
+        _ => None,
+    };
+    Ok(found.into_iter().flatten().filter_map(Bson::as_document).filter_map(id).collect())
+}
