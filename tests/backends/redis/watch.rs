@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, TryStreamExt};
 use gateway_storage::{
     Error, OptionalExt,
     history::DocumentKind::{self, Config, Credential as OfCredentials},
@@ -41,6 +41,10 @@ impl<'s> Watched<'s> {
 
     async fn resync(&mut self) {
         self.until("a Resync", |event| matches!(event, Event::Resync { .. })).await;
+    }
+
+    async fn idle(&mut self) {
+        self.until("Idle", |event| matches!(event, Event::Idle { .. })).await;
     }
 
     /// Waits for this change. Others may come before it.
@@ -144,17 +148,16 @@ async fn a_flush_is_a_resync() -> Result {
     let server = Server::start(&[]);
     let storage = Storage::<Redis>::open(server.url().as_str()).await?;
     let mut watched = Watched::begin(&storage).await;
-    for command in ["FLUSHALL", "FLUSHDB"] {
+    for command in ["FLUSHALL", "FLUSHDB", "FLUSHALL", "FLUSHDB"] {
         storage.set_credential("a", json!({})).await?;
         watched.told(OfCredentials, Some("a")).await;
+        // The next Idle is due soon, and must not come before the Resync: the data is gone.
+        watched.idle().await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        while watched.0.try_next().now_or_never().is_some() {}
         server.raw().words(command);
-        // Not Idle: the data is gone.
-        watched
-            .until("a Resync", |event| {
-                assert!(!matches!(event, Event::Idle { .. }), "Idle after {command}");
-                matches!(event, Event::Resync { .. })
-            })
-            .await;
+        let event = watched.next().await;
+        assert!(matches!(event, Event::Resync { .. }), "{event:?} after {command}");
     }
     drop(watched);
     storage.close().await
@@ -187,6 +190,8 @@ async fn a_lost_connection_is_a_resync() -> Result {
     recovers(&mut watched, server.raw()).await;
     // Both ends stay open. A reply is missing, so nothing says that nothing was missed.
     proxy.fall_silent();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    while watched.0.try_next().now_or_never().is_some() {}
     server.raw().words("SET gcli2api:cred:unheard {}");
     let event = watched.next().await;
     assert!(matches!(event, Event::Resync { .. }), "{event:?}");
@@ -357,7 +362,7 @@ async fn an_idle_watch_sends_one_command_in_two_seconds() -> Result {
     first.changes().await;
     let (before, begun) = (calls(&mut raw), Instant::now());
     for _ in 0..3 {
-        first.until("Idle", |event| matches!(event, Event::Idle { .. })).await;
+        first.idle().await;
     }
     let (sent, most) = (calls(&mut raw) - before, begun.elapsed().as_secs() / 2 + 1);
     assert!(sent >= 2 && sent <= most, "{sent} commands, and at most {most} are allowed");
