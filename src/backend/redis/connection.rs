@@ -12,8 +12,8 @@ use std::{
 use bb8::ManageConnection;
 use bb8_redis::RedisConnectionManager;
 use redis::{
-    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, RedisResult, Value,
+    AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
+    RedisResult, Value,
     aio::{AsyncPushSender, MultiplexedConnection},
     cmd,
     io::tcp::TcpSettings,

@@ -96,10 +96,8 @@ impl Pushed {
         }
         let changed = take(&mut *untold);
         drop(untold);
-        let any = [
-            (DocumentKind::Config, changed.has_config),
-            (DocumentKind::Credential, changed.has_unnamed),
-        ];
+        let any =
+            [(DocumentKind::Config, changed.has_config), (DocumentKind::Credential, changed.has_unnamed)];
         let any = any.into_iter().filter(|(_, has_any)| *has_any).map(|(kind, _)| (kind, None));
         let named = changed.credentials.into_iter().map(|key| (DocumentKind::Credential, Some(key)));
         let changes: Vec<Change> = any.chain(named).collect();
