@@ -21,7 +21,9 @@ use futures_util::{
 };
 use mongodb::change_stream::{ChangeStream, event::ResumeToken};
 use place::{Tokens, cursor, is_at_least, later, tokens};
-use stream::{Begin, Changed, Cut, KINDS, change, lost, now, open, open_after, refusal, unsupported};
+use stream::{
+    Begin, Changed, Cut, KINDS, change, lost, no_time, now, open, open_after, refusal, unsupported,
+};
 use tokio::time::{Instant, sleep, timeout};
 use watching::Past;
 
@@ -140,7 +142,11 @@ async fn follow(
     teller: &Teller,
     past: &mut Past,
 ) -> Result<Infallible, Cut> {
-    let View { store, election } = answered(View::of(&client.pool, options)).await?.map_err(Cut::Passing)?;
+    let view = answered(View::of(&client.pool, options)).await?.map_err(Cut::Passing)?;
+    let View { store, election, .. } = view;
+    if !view.has_streams {
+        return Err(Cut::Failed(unsupported()));
+    }
     let last = past.place(teller.last(), election).and_then(|cursor| tokens(store, &cursor));
     let resumed = match last {
         Some(tokens) => resume(&client.pool, tokens).await?,
@@ -162,7 +168,7 @@ async fn follow(
         past.mark(cursor.clone(), election);
         teller.started(cursor);
     }
-    let opened_until_now = client.opened();
+    let mut opened_until_now = client.opened();
     let [credentials, configs] = opened;
     let mut answers = pin!(select(answers(0, credentials), answers(1, configs)).ready_chunks(CHUNK));
     let (mut last_idle, mut have_answered) = (Instant::now(), [false; 2]);
@@ -178,12 +184,17 @@ async fn follow(
         teller.tell(changes, cursor.clone());
         if have_answered == [true; 2] && last_idle.elapsed() >= IDLE_EVERY {
             (last_idle, have_answered) = (Instant::now(), [false; 2]);
+            let opened = client.opened();
+            if opened != opened_until_now {
+                // The driver has opened a stream again by itself.
+                let now = answered(View::of(&client.pool, options)).await?.map_err(Cut::Passing)?.election;
+                if now.is_none() || now != election {
+                    return Err(Cut::Failed(another_primary()));
+                }
+                opened_until_now = opened;
+            }
             past.mark(cursor.clone(), election);
             teller.idle(cursor);
-        }
-        if client.opened() != opened_until_now {
-            // The driver went on by itself, perhaps at another primary: see `Past::place`.
-            return Err(Cut::Failed(Error::new(ErrorKind::Unavailable, "a change stream was cut off")));
         }
         if waits {
             sleep(PAUSE).await;
@@ -192,12 +203,18 @@ async fn follow(
     Err(Cut::Failed(unexpected_reply(Effect::Read)))
 }
 
+/// See [`Past::place`].
+#[cold]
+fn another_primary() -> Error {
+    Error::new(ErrorKind::Unavailable, "another MongoDB server may be the primary now")
+}
+
 /// Opens the streams anew.
 async fn begin(pool: &Pool) -> Result<[Changed; 2], Cut> {
     let begin = async |kind| {
-        let time = now(pool, kind).await.map_err(Cut::Passing)?;
+        let time = now(pool, kind).await.map_err(Cut::Passing)?.ok_or_else(no_time)?;
         // The change at this time can be read already.
-        let after = later(time.ok_or_else(|| Cut::Failed(unsupported()))?, 1);
+        let after = later(time, 1);
         open(pool, kind, Begin::At(after), AWAIT).await.map_err(Cut::Passing)
     };
     let (credentials, configs) = answered(try_join(begin(KINDS[0]), begin(KINDS[1]))).await??;

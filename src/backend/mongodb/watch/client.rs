@@ -82,6 +82,8 @@ impl Drop for WatchClient {
 pub(super) struct View {
     /// Distinguishes the store from others, also from one of the same name before.
     pub(super) store: u64,
+    /// False on a standalone server.
+    pub(super) has_streams: bool,
     /// The election of the primary. None behind a router.
     pub(super) election: Option<ObjectId>,
 }
@@ -101,7 +103,12 @@ impl View {
         }
         let hash: [u8; 32] = hash.finalize().into();
         let (store, _) = hash.as_chunks();
-        Ok(Self { store: u64::from_be_bytes(store[0]), election: hello.get_object_id("electionId").ok() })
+        Ok(Self {
+            store: u64::from_be_bytes(store[0]),
+            has_streams: hello.contains_key("setName")
+                || hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid"),
+            election: hello.get_object_id("electionId").ok(),
+        })
     }
 }
 

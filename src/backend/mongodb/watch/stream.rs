@@ -91,7 +91,14 @@ pub(super) fn unsupported() -> Error {
     )
 }
 
-/// The time of the last write that the majority has. `None`: the server is not a member of a replica set.
+/// A server with logins that has just started tells no time until it has the keys to sign it.
+#[cold]
+pub(super) fn no_time() -> Cut {
+    let message = "the MongoDB server does not tell the time of its last write yet";
+    Cut::Failed(Error::new(ErrorKind::Unavailable, message))
+}
+
+/// The time of the last write that the majority has.
 ///
 /// A stream without a time would begin after the last write of the primary. The majority may get that write
 /// later, so a reader would not find it and the stream would not tell of it.
@@ -130,7 +137,7 @@ pub(super) async fn open_after(
     token: ResumeToken,
     longest: Duration,
 ) -> Result<(Changed, Timestamp), Cut> {
-    let now = now(pool, kind).await?.ok_or_else(|| Cut::Lost(lost(None)))?;
+    let now = now(pool, kind).await?.ok_or_else(no_time)?;
     // A stream that begins after the last write has a token of the next time.
     if is_at_least(&token, later(now, 2)) == Some(true) {
         return Err(Cut::Lost(lost(None)));
