@@ -15,7 +15,7 @@ use futures_util::{FutureExt, Stream, StreamExt, stream};
 use gateway_storage::{
     ErrorKind, File, Key, OptionalExt, Record, Result, Sharing, Storage,
     history::DocumentKind::{self, Config, Credential},
-    plan::{ApplyOptions, Plan, RollbackOptions},
+    plan::{ApplyOptions, Plan, Rollback, RollbackOptions},
     revision::Condition,
     watch::{Cursor, Event, WatchOptions},
 };
@@ -57,7 +57,6 @@ impl<'s> Watching<'s> {
     }
 
     /// Reads events until all of these are told, each with its key. Returns how many events that took.
-    #[track_caller]
     async fn told(&mut self, what: &str, wanted: &[(DocumentKind, &str)]) -> usize {
         let mut missing: BTreeSet<_> = wanted.iter().map(|(kind, key)| (*kind, (*key).to_owned())).collect();
         let mut count = 0;
@@ -105,14 +104,15 @@ async fn every_write_tells_its_keys() {
         storage.set_config("a", json!(1)).await.unwrap();
         storage.delete_credential("a").await.unwrap();
         storage.delete_config("a").await.unwrap();
-        storage.set_credentials(keys.clone().map(|key| (key, json!({})))).await.unwrap();
-        storage.set_configs(keys.clone().map(|key| (key, json!(1)))).await.unwrap();
-        storage.delete_credentials(&keys).await.unwrap();
+        storage.set_credentials(keys.clone().map(|key| (key, json!({})))).await.unwrap().complete().unwrap();
+        storage.set_configs(keys.clone().map(|key| (key, json!(1)))).await.unwrap().complete().unwrap();
+        storage.delete_credentials(&keys).await.unwrap().complete().unwrap();
         let revision = storage.set_config_if("if", json!(1), Condition::Absent).await.unwrap();
         storage.set_config_if("if", json!(1), Condition::Absent).await.unwrap_err();
         let plan = Plan::from_json(r#"[{"set":"p","value":1},{"delete":"x"}]"#).unwrap();
         storage.apply_plan("k", &plan, &ApplyOptions::default()).await.unwrap();
-        storage.rollback_plan("k", &RollbackOptions::default()).await.unwrap();
+        let rolled_back = storage.rollback_plan("k", &RollbackOptions::default()).await.unwrap();
+        assert_eq!(rolled_back, Rollback::RolledBack);
         storage.delete_config_if("if", revision).await.unwrap();
         storage.increment_usage("a", "n", 1).await.unwrap();
         let record = Record::Config { key: keys[0].clone(), value: json!(7).try_into().unwrap() };
@@ -273,11 +273,22 @@ async fn in_a_storm_of_all_that_share_a_store_nothing_is_missed() {
         writer.await.unwrap();
     }
     let stored = Mirror::of(&one).await;
+    assert_eq!(Mirror::of(&two).await, stored, "both read the same");
     for (done, watch) in watches {
         done.send(()).unwrap();
         let (mirror, counts) = watch.await.unwrap();
         println!("{kills} kills; keys, kinds, resyncs: {counts:?}");
-        assert_eq!(mirror, stored);
+        let differs = |key: &&(DocumentKind, Key)| mirror.0.get(*key) != stored.0.get(*key);
+        let missed: Vec<_> = mirror.0.keys().chain(stored.0.keys()).filter(differs).collect();
+        for (kind, key) in &missed {
+            println!(
+                "{kind:?} {}: {:?} instead of {:?}",
+                key.as_str(),
+                mirror.0.get(&(*kind, key.clone())),
+                stored.0.get(&(*kind, key.clone()))
+            );
+        }
+        assert!(missed.is_empty());
         assert_eq!((counts[1], counts[2]), (0, 1), "each change has its key");
     }
 }
