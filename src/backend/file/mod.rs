@@ -71,13 +71,6 @@ struct Store {
     options: Details,
 }
 
-impl Drop for Store {
-    fn drop(&mut self) {
-        // A watch does not keep the store open.
-        self.watchers.feed.close();
-    }
-}
-
 /// What [`stats`](Backend::stats) says of the options.
 struct Details {
     shared: Sharing,

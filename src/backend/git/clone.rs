@@ -7,7 +7,7 @@ use git2::Oid;
 
 use super::{
     GitOptions, branch::Branch, marker::MarkerGuard, repository::LockedRepository, state::State,
-    worktree::Worktree,
+    watch::Watchers, worktree::Worktree,
 };
 use crate::Result;
 
@@ -19,16 +19,17 @@ pub(super) struct LocalClone {
     pub(super) locked_repository: LockedRepository,
     pub(super) branch: Branch,
     pub(super) state: Arc<ArcSwap<State>>,
+    pub(super) watchers: Watchers,
     worktree: Worktree,
 }
 
 impl LocalClone {
     /// Opens the repository. Its records are not read yet.
-    pub(super) fn open(options: &GitOptions) -> Result<Self> {
+    pub(super) fn open(options: &GitOptions, watchers: Watchers) -> Result<Self> {
         let (locked_repository, repository) = LockedRepository::open(options)?;
         let worktree = Worktree::open(&locked_repository, &repository)?;
         let branch = Branch::new(repository, &locked_repository.path, options);
-        Ok(Self { locked_repository, branch, state: Arc::default(), worktree })
+        Ok(Self { locked_repository, branch, state: Arc::default(), watchers, worktree })
     }
 
     /// Reads the records, and brings the work tree to the branch.
@@ -84,9 +85,15 @@ impl LocalClone {
         let (head, state) = (self.branch.head()?, self.snapshot());
         if head != state.head {
             let next = self.state_at(&state, head)?;
-            self.state.store(Arc::new(next));
+            self.publish(next);
         }
         Ok(())
+    }
+
+    /// Has readers see this state.
+    fn publish(&self, state: State) {
+        self.state.store(Arc::new(state));
+        self.watchers.moved.notify_one();
     }
 
     /// The state of another commit.
@@ -103,7 +110,7 @@ impl LocalClone {
         let before = self.head();
         let changes = self.branch.changes(before, Some(commit))?;
         self.branch.advance(before, commit, "gateway-storage")?;
-        self.state.store(Arc::new(next));
+        self.publish(next);
         if self.branch.is_checked_out() {
             self.worktree.follow(&self.branch.repository, &changes);
         }
@@ -168,6 +175,6 @@ impl LocalClone {
         {
             self.sync_worktree(true);
         }
-        self.state.store(Arc::new(State::closed()));
+        self.publish(State::closed());
     }
 }

@@ -1,0 +1,213 @@
+//! Watches: the commit of the state that readers see, compared with the one that was told last.
+
+use std::{
+    convert::Infallible,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures_core::Stream;
+use git2::{Oid, Repository};
+use tokio::{
+    sync::Notify,
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
+
+use super::{
+    Git, LABEL,
+    branch::compare,
+    error::{found, unread},
+    name::record_of,
+    repository::open_repository,
+    state::State,
+    worker::Line,
+    writer::SyncStatus,
+};
+use crate::{
+    Error, ErrorKind, Result,
+    backend::feed::{Change, Feed, IDLE_EVERY, Source, Teller},
+    capability::Watch,
+    event::{Cursor, Event, WatchOptions},
+};
+
+/// How often it is looked whether a person has moved the branch.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The place of a branch without a commit.
+const NO_COMMIT: &str = "none";
+
+/// The watchers of a store.
+#[derive(Clone)]
+pub(super) struct Watchers {
+    pub(super) feed: Feed,
+    /// Woken when readers see another commit.
+    pub(super) moved: Arc<Notify>,
+}
+
+impl Watchers {
+    pub(super) fn new() -> Self {
+        Self { feed: Feed::new(LABEL), moved: Arc::default() }
+    }
+}
+
+impl Watch for Git {
+    fn watch(&self, options: WatchOptions) -> impl Stream<Item = Result<Event>> + Send {
+        let store = &self.store;
+        let moves = Moves {
+            watchers: store.watchers.clone(),
+            state: store.state.clone(),
+            status: store.sync_status.clone(),
+            line: store.worker.line(),
+            path: store.path.clone(),
+            reference: store.options.reference(),
+        };
+        store.watchers.feed.watch(moves, options)
+    }
+}
+
+/// The moves of the branch of a store, which this does not keep open.
+#[derive(Clone)]
+struct Moves {
+    watchers: Watchers,
+    state: Arc<ArcSwap<State>>,
+    status: Arc<Mutex<SyncStatus>>,
+    line: Line,
+    path: PathBuf,
+    reference: String,
+}
+
+impl Source for Moves {
+    async fn follow(&self, teller: &Teller) -> Error {
+        match self.tell_moves(teller).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn since(&self, cursor: &Cursor) -> Result<Option<Vec<Change>>> {
+        match place_of(cursor) {
+            Some(place) => self.changes(place, self.head()?).await,
+            None => Ok(None),
+        }
+    }
+}
+
+impl Moves {
+    /// The commit that readers see.
+    fn head(&self) -> Result<Option<Oid>> {
+        let state = self.state.load();
+        if state.is_closed() { Err(Error::closed()) } else { Ok(state.head) }
+    }
+
+    async fn tell_moves(&self, teller: &Teller) -> Result<Infallible> {
+        // It may have slept until the next hour, and now has to fetch.
+        self.line.send(|_| {})?;
+        let mut told = self.head()?;
+        match teller.last().as_ref().and_then(place_of) {
+            Some(last) if self.changes(last, told).await?.is_some() => {
+                told = last;
+                teller.resumed();
+            }
+            _ => teller.started(Some(cursor_at(told))),
+        }
+        let (mut looked, mut idle) = (Instant::now(), Instant::now());
+        loop {
+            let head = self.head()?;
+            if head != told {
+                match self.changes(told, head).await? {
+                    Some(changes) => teller.tell(changes, Some(cursor_at(head))),
+                    None => teller.started(Some(cursor_at(head))),
+                }
+                told = head;
+            }
+            drop(timeout(LOOK_EVERY.saturating_sub(looked.elapsed()), self.watchers.moved.notified()).await);
+            if looked.elapsed() < LOOK_EVERY {
+                continue;
+            }
+            looked = Instant::now();
+            let is_seen = self.is_seen().await?;
+            if is_seen && idle.elapsed() >= IDLE_EVERY && self.head()? == told && !self.is_cut_off() {
+                teller.idle(Some(cursor_at(told)));
+                idle = Instant::now();
+            }
+        }
+    }
+
+    /// Whether readers see the branch's commit. If not, has them see it.
+    async fn is_seen(&self) -> Result<bool> {
+        let reference = self.reference.clone();
+        let branch = self.read(move |repository| found(repository.refname_to_id(&reference)).map_err(unread));
+        let is_seen = branch.await? == self.head()?;
+        if !is_seen {
+            // An error, such as of a record that can't be read, is that of calls, too.
+            self.line.send(|writer| drop(writer.local.refresh()))?;
+        }
+        Ok(is_seen)
+    }
+
+    /// Whether the remote has commits that can't be fetched, or may have.
+    fn is_cut_off(&self) -> bool {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).is_cut_off
+    }
+
+    /// The records that differ between two commits. None: one of them is not known here.
+    async fn changes(&self, old: Option<Oid>, new: Option<Oid>) -> Result<Option<Vec<Change>>> {
+        if old == new {
+            return Ok(Some(Vec::new()));
+        }
+        self.read(move |repository| {
+            let Ok(changes) = compare(repository, old, new) else { return Ok(None) };
+            let records = changes.iter().filter_map(|change| record_of(&change.path));
+            Ok(Some(records.map(|(kind, key)| (kind, Some(key))).collect()))
+        })
+        .await
+    }
+
+    /// Reads the repository on a thread for blocking work.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Repository) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let path = self.path.clone();
+        let read = spawn_blocking(move || work(&open_repository(&path)?)).await;
+        read.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading the repository panicked")))
+    }
+}
+
+fn cursor_at(commit: Option<Oid>) -> Cursor {
+    match commit {
+        Some(commit) => Cursor::at(LABEL, commit),
+        None => Cursor::at(LABEL, NO_COMMIT),
+    }
+}
+
+/// The commit of a cursor, if it is one of a Git store.
+fn place_of(cursor: &Cursor) -> Option<Option<Oid>> {
+    match cursor.place(LABEL)? {
+        NO_COMMIT => Some(None),
+        // A shorter text would be completed.
+        commit if commit.len() == Oid::ZERO_SHA1.to_string().len() => Oid::from_str(commit).ok().map(Some),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_a_commit() {
+        let commit = Oid::from_str("0123456789abcdef0123456789abcdef01234567").unwrap();
+        for place in [None, Some(commit)] {
+            assert_eq!(place_of(&cursor_at(place)), Some(place));
+        }
+        for other in
+            ["git:", "git:0", "git:1.2.3", "git", "git:0123456789abcdef0123456789abcdef0123456g", "file:none"]
+        {
+            assert_eq!(place_of(&Cursor::new(other).unwrap()), None, "{other}");
+        }
+    }
+}
