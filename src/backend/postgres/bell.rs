@@ -24,11 +24,16 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
-    server::{Call, Server},
-    statement::{Parameter, Sql, column},
-};
-use crate::{ErrorKind, Result, backend::remote::Effect};
+use crate::{ErrorKind, Result};
+
+/// The server of a bell.
+pub(super) trait Rope: Send + Sync + 'static {
+    /// Whether the store is watched.
+    fn is_watched(&self) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Sends a notification. Returns whether the store is watched.
+    fn notify(&self) -> impl Future<Output = Result<bool>> + Send;
+}
 
 /// After the first write: a program that makes one write and ends asks nothing.
 const FIRST_QUESTION: Duration = Duration::from_secs(1);
@@ -71,14 +76,14 @@ impl Bell {
 
     /// Call this after a change can be read. If the store is not watched, it is one load.
     #[inline]
-    pub(super) fn ring(&self, server: &Weak<Server>) {
+    pub(super) fn ring(&self, server: &Weak<impl Rope>) {
         if self.shared.state.load(Ordering::SeqCst) != ASKED {
             self.ring_now(server);
         }
     }
 
     #[cold]
-    fn ring_now(&self, server: &Weak<Server>) {
+    fn ring_now(&self, server: &Weak<impl Rope>) {
         if self.shared.replace(WATCHED, RUNG) {
             self.shared.changed.notify_one();
         } else if self.shared.replace(RESTS, ASKED) {
@@ -87,7 +92,7 @@ impl Bell {
     }
 
     /// Something in this process watches the store.
-    pub(super) fn set_watched(&self, server: &Weak<Server>) {
+    pub(super) fn set_watched(&self, server: &Weak<impl Rope>) {
         if self.shared.replace(RESTS, WATCHED) {
             self.start(server);
         } else if self.shared.replace(ASKED, WATCHED) {
@@ -95,7 +100,7 @@ impl Bell {
         }
     }
 
-    fn start(&self, server: &Weak<Server>) {
+    fn start(&self, server: &Weak<impl Rope>) {
         let task = tokio::spawn(run(self.shared.clone(), server.clone())).abort_handle();
         *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
     }
@@ -149,61 +154,40 @@ impl Drop for Rest {
     }
 }
 
-async fn run(shared: Arc<Shared>, server: Weak<Server>) {
+async fn run(shared: Arc<Shared>, server: Weak<impl Rope>) {
     let _rest = Rest(shared.clone());
     if shared.is(ASKED) {
         shared.wait(FIRST_QUESTION).await;
     }
     loop {
-        if shared.is(ASKED) {
-            match ask(&server, Sql::IsWatched).await {
-                None => return,
-                // With a notification for the writes that came before.
-                Some(Ok(true)) => shared.set(RUNG),
-                Some(_) => {
-                    shared.wait(NEXT_QUESTION).await;
-                    if shared.is(ASKED) {
-                        return;
-                    }
-                }
-            }
+        let is_watched = !shared.is(ASKED);
+        if is_watched {
+            shared.due().await;
         }
-        shared.due().await;
-        let answer = ask(&server, Sql::Ring).await;
+        let answer = ask(&server, is_watched).await;
         shared.rung.notify_one();
         match answer {
             None => return,
-            Some(Ok(true)) => sleep(PAUSE).await,
-            Some(Ok(false)) => {
-                shared.set(ASKED);
+            Some(Ok(true)) if is_watched => sleep(PAUSE).await,
+            // With a notification for the writes that came before.
+            Some(Ok(true)) => shared.set(RUNG),
+            Some(Err(_)) if is_watched => sleep(LONG_PAUSE).await,
+            Some(_) => {
+                if is_watched {
+                    shared.set(ASKED);
+                }
                 shared.wait(NEXT_QUESTION).await;
                 if shared.is(ASKED) {
                     return;
                 }
             }
-            Some(Err(_)) => sleep(LONG_PAUSE).await,
         }
     }
 }
 
-/// Sends a statement whose last column tells whether the store is watched. `None`: the store is closed.
-async fn ask(server: &Weak<Server>, statement: Sql) -> Option<Result<bool>> {
+/// Whether the store is watched. If it was, also sends a notification. `None`: the store is closed.
+async fn ask(server: &Weak<impl Rope>, was_watched: bool) -> Option<Result<bool>> {
     let server = server.upgrade()?;
-    let asked = async {
-        let call = server.call(server.options.deadline)?;
-        is_watched(&call, statement).await
-    };
-    match asked.await {
-        Err(error) if error.kind() == ErrorKind::Closed => None,
-        answer => Some(answer),
-    }
-}
-
-async fn is_watched(call: &Call<'_>, statement: Sql) -> Result<bool> {
-    let channel = call.server.channel();
-    let (parameters, at) = match statement {
-        Sql::Ring => (&[Parameter::Text(&channel)][..], 2),
-        _ => (&[][..], 0),
-    };
-    column(call.run(Effect::Read, statement, parameters).await?.row()?, at)
+    let answer = if was_watched { server.notify().await } else { server.is_watched().await };
+    Some(answer).filter(|answer| !answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Closed))
 }

@@ -15,9 +15,9 @@ use tokio_postgres::Row;
 
 use super::{
     error,
-    migrate::lock_of,
     server::{Call, Server},
     session::Session,
+    settings::lock_of,
     statement::{Parameter, Reply, Sql, column, key},
 };
 use crate::{

@@ -12,13 +12,12 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     LABEL, Postgres,
-    bell::Bell,
+    bell::{Bell, Rope},
     connection::Connection,
     dial::Dialer,
     error::SERVER,
-    migrate::lock_of,
     options::PostgresOptions,
-    settings::{begin, begin_plan},
+    settings::{begin, begin_plan, lock_of},
     statement::{Parameter, Reply, Sql, Texts, column},
     tls,
 };
@@ -115,6 +114,18 @@ impl Server {
 fn pool(dialer: Dialer, options: &PostgresOptions, max: u32) -> Result<Pool<Dialer>> {
     let PostgresOptions { idle_timeout, max_lifetime, .. } = *options;
     Pool::new(dialer, &Limits { max, idle_timeout, max_lifetime })
+}
+
+impl Rope for Server {
+    async fn is_watched(&self) -> Result<bool> {
+        let call = self.call(self.options.deadline)?;
+        column(call.run(Effect::Read, Sql::IsWatched, &[]).await?.row()?, 0)
+    }
+
+    async fn notify(&self) -> Result<bool> {
+        let (call, channel) = (self.call(self.options.deadline)?, self.channel());
+        column(call.run(Effect::Read, Sql::Ring, &[Parameter::Text(&channel)]).await?.row()?, 2)
+    }
 }
 
 impl Pooled for Postgres {

@@ -211,9 +211,10 @@ statements! {
 
     // Watches: see `changes.rs`. The sequences are read and set outside of snapshots.
     //
-    // First the state: the seconds that the store stays watched, which a look extends, its life, the snapshot, whether
-    // this is a standby, and whether all changes since the snapshot $1 are still there. Then the changes that became
-    // visible since $1. The time is read before the number of the watched period: a new one begins with its number.
+    // First the state: the seconds that the store stays watched, which a look extends, its life, the
+    // snapshot, whether this is a standby, and whether all changes since the snapshot $1 are still there.
+    // Then the changes that became visible since $1. The time is read before the number of the watched period,
+    // because a period begins with its number.
     Look = "WITH clock AS MATERIALIZED (SELECT coalesce(pg_sequence_last_value('{s}.watch_until'::regclass), 0)::float8 \
         - extract(epoch FROM clock_timestamp())::float8 AS remaining), \
         changed AS MATERIALIZED (SELECT DISTINCT kind, key FROM {s}.changes \
@@ -246,8 +247,8 @@ statements! {
         AND relation IN (to_regclass('{s}.credentials'), to_regclass('{s}.configs')) \
         AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
         AND pid IS DISTINCT FROM pg_backend_pid()";
-    // Deletes up to 20,000 old rows, or a whole transaction's: not the newest 100,000, and none that a snapshot of the
-    // last minute may not show. Returns whether there are more.
+    // Deletes up to 20,000 old rows, or a whole transaction's: not the newest 100,000, and none that a
+    // snapshot of the last minute may not show. Returns whether there are more.
     Prune = "WITH held AS MATERIALIZED (SELECT mark FROM {s}.watch \
         WHERE marked <= clock_timestamp() - interval '1 minute' FOR UPDATE SKIP LOCKED), \
         kept AS MATERIALIZED (SELECT xid FROM {s}.changes WHERE EXISTS (SELECT FROM held) \

@@ -93,7 +93,6 @@ impl Changes {
                 Some(place) => look(server, &mut line, &place).await?,
                 None => None,
             };
-            server.bell.set_watched(&server.own);
             let mut place = match resumed {
                 Some(seen) => {
                     teller.resumed();
@@ -105,6 +104,7 @@ impl Changes {
                     place
                 }
             };
+            server.bell.set_watched(&server.own);
             let mut idle_at = Instant::now() + IDLE_EVERY;
             let mut is_pruning_due = true;
             loop {

@@ -459,7 +459,7 @@ async fn a_role_without_rights_is_told_what_it_needs() -> Result {
     let options = PostgresOptions::try_from(&*url)?;
     Postgres::prepare_watch(options.clone()).await?;
     Postgres::prepare_watch(options).await?;
-    begun(&careful).await;
+    drop(begun(&careful).await);
     let (kind, text) = refused(&storage).await;
     assert!(kind == ErrorKind::Denied && text.contains("GRANT SELECT"), "{text}");
     for grant in text.split(": ").nth(1).unwrap().split(" and ") {
