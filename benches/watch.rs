@@ -1,8 +1,8 @@
 //! How soon a change is told, and how a thousand watches come back.
 //!
-//! `cargo bench --bench watch` writes 2,000 changes through one handle, one after the other, and measures when
-//! a watch of another handle tells each: since its write began, and since its write returned. It does so for
-//! `File` (with one writer, and shared with another handle) and `Memory`. `cargo bench --bench watch
+//! `cargo bench --bench watch` writes 2,000 changes through one handle, one after the other, and measures
+//! when a watch of another handle tells each: since its write began, and since its write returned. It does so
+//! for `File` (with one writer, and shared with another handle) and `Memory`. `cargo bench --bench watch
 //! --features full -- redis postgres mongodb git` measures these, with servers that it starts.
 //!
 //! `cargo bench --bench watch --features full -- herd` opens 1,000 stores on one Redis server, each with a

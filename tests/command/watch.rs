@@ -111,9 +111,8 @@ fn changes_of_other_processes_are_shown() {
     assert!(watching.until("config\ta b").iter().all(|told| told == "credential\t团"), "counters are not");
     let Ended { code, err, .. } = watching.signalled("-INT");
     assert_eq!(code, Some(0), "{err}");
-    let cursor = err.strip_prefix("note: to go on from here, add --from ").expect(&err).trim_end();
-    // A cursor of `File` is a position in the memory of a process, so this begins anew.
-    assert_eq!(place.begun(&["--from", cursor]).signalled("-TERM").code, Some(0));
+    // A cursor of `File` is a position in the memory of a process.
+    assert!(err.is_empty(), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -27,7 +27,8 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// pause if the error is one that waiting can heal, and dropped when the last watcher is gone.
     fn follow(&self, teller: &Teller) -> impl Future<Output = Error> + Send;
 
-    /// The changes since this cursor until now, from another source than the feed. `None`: they are not known.
+    /// The changes since this cursor until now, from another source than the feed. `None`: they are not
+    /// known.
     fn since(&self, cursor: &Cursor) -> impl Future<Output = Result<Option<Vec<Change>>>> + Send;
 }
 

@@ -35,7 +35,8 @@ watch. Values are not shown. A store that can't be reached is tried again until 
 comes every few seconds and says that nothing was missed.
 
 Ctrl-C, SIGTERM and a reader that closes the pipe end it with exit code 0. The last cursor is then
-printed on stderr, unless the reader closed the pipe or the output is JSON.
+printed on stderr, unless the reader closed the pipe or the output is JSON. Redis and File have no
+cursors that another process can use: there --from begins with `resync`.
 
 Examples:
   storage watch
@@ -82,7 +83,7 @@ impl<B: CliBackend + watch::Watch> Run<B> for To<'_, Watch> {
                 Err(error) => failure = Some(Failure::from(error)),
             }
         }
-        if let Some(last) = last.filter(|_| *output == Output::Human)
+        if let Some(last) = last.filter(|_| B::KEEPS_CURSORS && *output == Output::Human)
             && (interrupt.is_set() || failure.is_some())
         {
             say(&format!("note: to go on from here, add --from {last}"));
