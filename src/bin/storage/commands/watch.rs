@@ -69,7 +69,7 @@ impl<B: CliBackend + watch::Watch> Run<B> for To<'_, Watch> {
         let Self(command, output) = self;
         let storage = session.read().await?;
         let interrupt = Interrupt::listen()?;
-        let ended = async { drop(select(pin!(interrupt.wait()), pin!(reader_is_gone())).await) };
+        let ended = async { _ = select(pin!(interrupt.wait()), pin!(reader_is_gone())).await };
         let mut events = pin!(storage.watch(command.options()).take_until(ended));
         let (mut last, mut failure) = (None, None);
         while let Some(event) = events.next().await {
