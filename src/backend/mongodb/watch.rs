@@ -19,11 +19,9 @@ use futures_util::{
     future::try_join,
     stream::{select, try_unfold},
 };
-use mongodb::change_stream::{ChangeStream, event::ResumeToken};
+use mongodb::change_stream::event::ResumeToken;
 use place::{Tokens, cursor, is_at_least, later, tokens};
-use stream::{
-    Begin, Changed, Cut, KINDS, change, lost, no_time, now, open, open_after, refusal, unsupported,
-};
+use stream::{Begin, Changed, Cut, KINDS, no_time, now, refusal, session, unsupported};
 use tokio::time::{Instant, sleep, timeout};
 use watching::Past;
 
@@ -149,15 +147,15 @@ async fn follow(
     }
     let last = past.place(teller.last(), election).and_then(|cursor| tokens(store, &cursor));
     let resumed = match last {
-        Some(tokens) => resume(&client.pool, tokens).await?,
+        Some(tokens) => resume(client, tokens).await?,
         None => None,
     };
     let is_resumed = resumed.is_some();
     let opened = match resumed {
         Some(opened) => opened,
-        None => begin(&client.pool).await?,
+        None => begin(client).await?,
     };
-    let mut tokens = opened.each_ref().map(ChangeStream::resume_token);
+    let mut tokens = opened.each_ref().map(Changed::token);
     let place =
         |[first, second]: &[Option<ResumeToken>; 2]| cursor(store, [first.as_ref()?, second.as_ref()?]);
     if is_resumed {
@@ -210,20 +208,24 @@ fn another_primary() -> Error {
 }
 
 /// Opens the streams anew.
-async fn begin(pool: &Pool) -> Result<[Changed; 2], Cut> {
+async fn begin(client: &WatchClient) -> Result<[Changed; 2], Cut> {
     let begin = async |kind| {
-        let time = now(pool, kind).await.map_err(Cut::Passing)?.ok_or_else(no_time)?;
+        let time = now(&client.pool, kind).await.map_err(Cut::Passing)?.ok_or_else(no_time)?;
+        let session = client.session().await.map_err(Cut::Passing)?;
         // The change at this time can be read already.
-        let after = later(time, 1);
-        open(pool, kind, Begin::At(after), AWAIT).await.map_err(Cut::Passing)
+        let after = Begin::At(later(time, 1));
+        Changed::open(&client.pool, session, kind, after, AWAIT).await.map_err(Cut::Passing)
     };
     let (credentials, configs) = answered(try_join(begin(KINDS[0]), begin(KINDS[1]))).await??;
     Ok([credentials, configs])
 }
 
 /// Opens the streams after these tokens. `None`: the server can't, or can't in time.
-async fn resume(pool: &Pool, [first, second]: Tokens) -> Result<Option<[Changed; 2]>, Cut> {
-    let after = |kind, token| open_after(pool, kind, token, AWAIT);
+async fn resume(client: &WatchClient, [first, second]: Tokens) -> Result<Option<[Changed; 2]>, Cut> {
+    let after = async |kind, token| {
+        let session = client.session().await.map_err(Cut::Passing)?;
+        Changed::open_after(&client.pool, session, kind, token, AWAIT).await
+    };
     match timeout(SEARCH, try_join(after(KINDS[0], first), after(KINDS[1], second))).await {
         Ok(Ok(((credentials, _), (configs, _)))) => Ok(Some([credentials, configs])),
         Ok(Err(Cut::Lost(_))) | Err(_) => Ok(None),
@@ -243,12 +245,8 @@ struct Answer {
 
 fn answers(of: usize, stream: Changed) -> impl Stream<Item = Result<Answer, Cut>> {
     try_unfold(stream, move |mut stream| async move {
-        let event = answered(stream.next_if_any()).await??;
-        if event.is_none() && !stream.is_alive() {
-            return Err(Cut::Lost(lost(None)));
-        }
-        let change = event.map(|event| change(KINDS[of], &event)).transpose()?;
-        Ok(Some((Answer { of, change, token: stream.resume_token() }, stream)))
+        let change = answered(stream.next()).await??;
+        Ok(Some((Answer { of, change, token: stream.token() }, stream)))
     })
 }
 
@@ -260,15 +258,15 @@ async fn answered<T>(answer: impl Future<Output = T>) -> Result<T, Cut> {
 /// Reads the changes after these tokens until now. `None`: there are too many.
 async fn catch_up(pool: &Pool, [first, second]: Tokens) -> Result<Option<Vec<Change>>, Cut> {
     let of = |kind, token| async move {
-        let (mut stream, now) = open_after(pool, kind, token, LAST_AWAIT).await?;
+        let session = session(pool).await?;
+        let (mut stream, now) = Changed::open_after(pool, session, kind, token, LAST_AWAIT).await?;
         let mut changes = Vec::new();
         while changes.len() <= MOST {
-            let event = stream.next_if_any().await?;
-            let token = stream.resume_token();
+            let change = stream.next().await?;
+            let token = stream.token();
             let is_at_least = |time| token.as_ref().and_then(|token| is_at_least(token, time));
-            match event {
-                Some(event) => changes.push(change(kind, &event)?),
-                None if !stream.is_alive() => return Err(Cut::Lost(lost(None))),
+            match change {
+                Some(change) => changes.push(change),
                 // Behind a router an answer without a change does not mean that there is none.
                 None if is_at_least(now) != Some(false) => break,
                 None => {}
@@ -278,7 +276,7 @@ async fn catch_up(pool: &Pool, [first, second]: Tokens) -> Result<Option<Vec<Cha
                 break;
             }
         }
-        Ok(changes)
+        Ok::<_, Cut>(changes)
     };
     let (mut changes, configs) = try_join(of(KINDS[0], first), of(KINDS[1], second)).await?;
     changes.extend(configs);

@@ -304,7 +304,9 @@ async fn a_cut_watch_goes_on_without_a_gap() -> Result {
         writer.set_config(format!("after {round}"), json!(1)).await?;
         writer.set_credential(format!("also {round}"), of(1)).await?;
         let keys = ["before", "after", "also"].map(|name| format!("{name} {round}"));
+        let begun = Instant::now();
         watch.told(keys).await;
+        println!("round {round}: told after {:?}", begun.elapsed());
     }
     watch.idle().await;
     assert_eq!(watch.resyncs, 1, "it did not go on");
@@ -528,7 +530,8 @@ async fn an_idle_watch_costs_a_query_in_two_seconds_and_no_connection_of_calls()
     }
     let (took, sent) = (begun.elapsed().as_secs_f64(), queries().await - before);
     println!("{sent} queries in {took:.1} s");
-    assert!(sent as f64 <= took / 2.0 + 1.0, "{sent} queries in {took} s");
+    // Two may have begun before, and two may be under way.
+    assert!(sent as f64 <= took / 2.0 + 2.0, "{sent} queries in {took} s");
     // Each answer of a stream takes longer than the deadline.
     for n in 0..100 {
         storage.set_config("a", json!(n)).await?;
@@ -547,12 +550,12 @@ async fn an_idle_watch_costs_a_query_in_two_seconds_and_no_connection_of_calls()
     let (ended, closed) = tokio::join!(watch.end(), storage.clone().close());
     closed?;
     assert_eq!(ended.kind(), ErrorKind::Closed);
+    // The server has got the request, but it ends a query that waits only when that has waited.
     let begun = Instant::now();
     while !stream_cursors(&database).await.is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(30), "the server keeps the cursors");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    println!("closed {:?}", begun.elapsed());
     Ok(())
 }
 

@@ -4,13 +4,14 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use mongodb::{
+    ClientSession,
     bson::{Bson, Document, doc, oid::ObjectId},
     error::Result as DriverResult,
     event::{EventHandler, command::CommandEvent},
@@ -18,7 +19,10 @@ use mongodb::{
 use sha2::{Digest, Sha256};
 use tokio::{runtime::Handle, sync::OwnedMutexGuard, time::timeout};
 
-use super::super::{MongoDbOptions, error, pool::Pool};
+use super::{
+    super::{MongoDbOptions, error, pool::Pool},
+    stream::session,
+};
 use crate::Result;
 
 /// A connection for each stream.
@@ -31,6 +35,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct WatchClient {
     pub(super) pool: Arc<Pool>,
     opened: Arc<AtomicUsize>,
+    sessions: Mutex<Vec<Document>>,
     turn: Option<OwnedMutexGuard<()>>,
 }
 
@@ -48,7 +53,14 @@ impl WatchClient {
         });
         let password = options.password_now().await?;
         let pool = Pool::observed(options, CONNECTIONS, password, Some(commands)).await?;
-        Ok(Self { pool: Arc::new(pool), opened, turn: Some(turn) })
+        Ok(Self { pool: Arc::new(pool), opened, sessions: Mutex::default(), turn: Some(turn) })
+    }
+
+    /// A session for a stream.
+    pub(super) async fn session(&self) -> DriverResult<ClientSession> {
+        let session = session(&self.pool).await?;
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).push(session.id().clone());
+        Ok(session)
     }
 
     /// How many streams were opened. The driver opens a stream again by itself if it is cut.
@@ -65,16 +77,24 @@ impl WatchClient {
 
 impl Drop for WatchClient {
     fn drop(&mut self) {
-        let (client, turn) = (self.pool.client.clone(), self.turn.take());
         // Without a runtime nothing can be sent.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
-                if timeout(CLOSE_TIMEOUT, client.clone().shutdown().into_future()).await.is_err() {
-                    client.shutdown().immediate(true).await;
+        let Ok(runtime) = Handle::try_current() else { return };
+        let (pool, turn) = (self.pool.clone(), self.turn.take());
+        let sessions = std::mem::take(&mut *self.sessions.lock().unwrap_or_else(PoisonError::into_inner));
+        runtime.spawn(async move {
+            let close = async {
+                // The driver closes cursors that it knows, but not one that the server is just opening, and it
+                // does not end a query that waits.
+                if !sessions.is_empty() {
+                    drop(pool.database.run_command(doc! { "killSessions": sessions }).await);
                 }
-                drop(turn);
-            });
-        }
+                pool.client.clone().shutdown().await;
+            };
+            if timeout(CLOSE_TIMEOUT, close).await.is_err() {
+                pool.client.clone().shutdown().immediate(true).await;
+            }
+            drop(turn);
+        });
     }
 }
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use mongodb::{
+    ClientSession,
     bson::{RawDocument, RawDocumentBuf, Timestamp, doc},
-    change_stream::{ChangeStream, event::ResumeToken},
+    change_stream::{event::ResumeToken, session::SessionChangeStream},
     error::{Error as DriverError, Result as DriverResult},
     options::ReadConcern,
 };
@@ -18,8 +19,6 @@ use crate::{Error, ErrorKind, backend::feed::Change, backend::remote::Effect, hi
 /// The kinds that are watched, in the order of their tokens in a cursor.
 pub(super) const KINDS: [DocumentKind; 2] = [DocumentKind::Credential, DocumentKind::Config];
 
-pub(super) type Changed = ChangeStream<RawDocumentBuf>;
-
 /// Where a stream begins.
 pub(super) enum Begin {
     After(ResumeToken),
@@ -30,6 +29,7 @@ pub(super) enum Begin {
 pub(super) enum Cut {
     /// The changes after its token can still be told.
     Passing(DriverError),
+    /// The same, with an error of our own.
     Failed(Error),
     /// They can't.
     Lost(Error),
@@ -111,42 +111,74 @@ pub(super) async fn now(pool: &Pool, kind: DocumentKind) -> DriverResult<Option<
     Ok(reply.get_timestamp("operationTime").ok())
 }
 
-/// Opens the stream at the server.
-///
-/// Values do not travel, and nothing is read for the events: they have the token, the operation and the key.
-pub(super) async fn open(
-    pool: &Pool,
-    kind: DocumentKind,
-    begin: Begin,
-    longest: Duration,
-) -> DriverResult<Changed> {
-    let fields = doc! { "$project": { "operationType": 1, "documentKey._id": 1 } };
-    let watch = conditional::of(kind).1(pool).watch().pipeline([fields]).max_await_time(longest);
-    let watch = watch.read_concern(ReadConcern::majority());
-    let watch = match begin {
-        Begin::After(token) => watch.resume_after(token),
-        Begin::At(time) => watch.start_at_operation_time(time),
-    };
-    Ok(watch.await?.with_type())
+/// A session of its own for a stream, by which the server can end it at any time.
+pub(super) async fn session(pool: &Pool) -> DriverResult<ClientSession> {
+    pool.client.start_session().causal_consistency(false).await
 }
 
-/// Opens it after this token, unless the server can't have made the token: it is of a later time.
-pub(super) async fn open_after(
-    pool: &Pool,
+/// An open stream.
+pub(super) struct Changed {
+    stream: SessionChangeStream<RawDocumentBuf>,
+    session: ClientSession,
     kind: DocumentKind,
-    token: ResumeToken,
-    longest: Duration,
-) -> Result<(Changed, Timestamp), Cut> {
-    let now = now(pool, kind).await?.ok_or_else(no_time)?;
-    // A stream that begins after the last write has a token of the next time.
-    if is_at_least(&token, later(now, 2)) == Some(true) {
-        return Err(Cut::Lost(lost(None)));
+}
+
+impl Changed {
+    /// Opens it at the server.
+    ///
+    /// Values do not travel, and nothing is read for the events: they have the token, the operation and the
+    /// key.
+    pub(super) async fn open(
+        pool: &Pool,
+        mut session: ClientSession,
+        kind: DocumentKind,
+        begin: Begin,
+        longest: Duration,
+    ) -> DriverResult<Self> {
+        let fields = doc! { "$project": { "operationType": 1, "documentKey._id": 1 } };
+        let watch = conditional::of(kind).1(pool).watch().pipeline([fields]).max_await_time(longest);
+        let watch = watch.read_concern(ReadConcern::majority());
+        let watch = match begin {
+            Begin::After(token) => watch.resume_after(token),
+            Begin::At(time) => watch.start_at_operation_time(time),
+        };
+        let stream = watch.session(&mut session).await?.with_type();
+        Ok(Self { stream, session, kind })
     }
-    Ok((open(pool, kind, Begin::After(token), longest).await?, now))
+
+    /// Opens it after this token, unless the server can't have made the token: it is of a later time.
+    pub(super) async fn open_after(
+        pool: &Pool,
+        session: ClientSession,
+        kind: DocumentKind,
+        token: ResumeToken,
+        longest: Duration,
+    ) -> Result<(Self, Timestamp), Cut> {
+        let now = now(pool, kind).await?.ok_or_else(no_time)?;
+        // A stream that begins after the last write has a token of the next time.
+        if is_at_least(&token, later(now, 2)) == Some(true) {
+            return Err(Cut::Lost(lost(None)));
+        }
+        Ok((Self::open(pool, session, kind, Begin::After(token), longest).await?, now))
+    }
+
+    /// The next change. `None`: there is none until now.
+    pub(super) async fn next(&mut self) -> Result<Option<Change>, Cut> {
+        match self.stream.next_if_any(&mut self.session).await? {
+            Some(event) => change(self.kind, &event).map(Some),
+            None if self.stream.is_alive() => Ok(None),
+            None => Err(Cut::Lost(lost(None))),
+        }
+    }
+
+    /// Where to go on after the last change.
+    pub(super) fn token(&self) -> Option<ResumeToken> {
+        self.stream.resume_token()
+    }
 }
 
 /// The change that an event tells of.
-pub(super) fn change(kind: DocumentKind, event: &RawDocument) -> Result<Change, Cut> {
+fn change(kind: DocumentKind, event: &RawDocument) -> Result<Change, Cut> {
     match event.get_str("operationType") {
         Ok("insert" | "update" | "replace" | "delete") => {
             let key = event.get_document("documentKey").ok().and_then(|key| document::key(key).ok());
