@@ -131,23 +131,20 @@ impl Reader {
         }
     }
 
-    /// Whether no process has committed since this moment of the store was published, and no other process
-    /// had before.
+    /// Whether no process has committed since the store was published, which then was at this moment.
     pub(super) fn is_at(&self, moment: u64) -> Result<bool> {
         Ok(self.current()?.generation()? == Some(moment))
     }
 
     /// The store's moment, which is another one after each commit of another process, also one that was
-    /// perhaps made, and a snapshot that is not older. The commits of this process do not change it.
-    pub(super) fn moment(&self) -> Result<(u64, Arc<Snapshot>)> {
+    /// perhaps made. The commits of this process do not change it.
+    pub(super) fn moment(&self) -> Result<u64> {
         // Publishes what others have committed. While this process commits, that does.
         self.newest()?;
-        let current = self.current()?;
-        let moment = match current.view {
+        Ok(match self.current()?.view {
             View::Published(_) => ONLY,
             View::Shared { generation, .. } => generation,
-        };
-        Ok((moment, current.snapshot()?))
+        })
     }
 
     /// The store after another process has changed or replaced it.
