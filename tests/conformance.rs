@@ -251,11 +251,11 @@ mod git {
         stacked,
         git,
         |storage| testkit::workload::stacked_within(storage, gateway_storage::layer::Timeout::new(LONG_DEADLINE)),
-        [credentials configs conditional export],
-        [backend conditional_import export_snapshot]
+        [credentials configs conditional export watch],
+        [backend conditional_import export_snapshot watch_conditional watch_import watch_at_close]
     );
-    cases!(bare, git, |storage| storage, [credentials configs conditional export], [backend conditional_import export_snapshot]);
-    cases!(shared, git_shared, |storage| storage, [credentials configs conditional export], [backend conditional_import]);
+    cases!(bare, git, |storage| storage, [credentials configs conditional export watch], [backend conditional_import export_snapshot watch_conditional watch_import watch_at_close]);
+    cases!(shared, git_shared, |storage| storage, [credentials configs conditional export watch], [backend conditional_import watch_conditional watch_import watch_at_close]);
 }
 #[cfg(feature = "mongodb")]
 conforms!(mongodb, [credentials configs conditional leases plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);

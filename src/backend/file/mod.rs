@@ -20,6 +20,7 @@ mod held;
 mod interleaved;
 mod lease;
 mod list;
+mod log;
 mod options;
 mod overlay;
 mod piece;
