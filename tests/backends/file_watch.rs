@@ -73,6 +73,31 @@ impl<'s> Watching<'s> {
         count
     }
 
+    /// The next event that is not Idle.
+    async fn next_change(&mut self) -> Event {
+        loop {
+            match self.next().await {
+                Event::Idle { .. } => {}
+                event => return event,
+            }
+        }
+    }
+
+    /// Reads events until this document was told, or that any of its kind may have changed.
+    async fn hears(&mut self, wanted: DocumentKind, name: &str) {
+        loop {
+            match self.next_change().await {
+                Event::Changed { kind, key, .. } if kind == wanted => {
+                    if key.is_none_or(|key| key.as_str() == name) {
+                        return;
+                    }
+                }
+                Event::Changed { .. } => {}
+                event => panic!("{event:?}"),
+            }
+        }
+    }
+
     /// The events until nothing was missed up to now, without Idle.
     async fn rest(&mut self) -> Vec<Event> {
         let mut rest = Vec::new();
@@ -116,7 +141,7 @@ async fn every_write_tells_its_keys() {
         storage.delete_config_if("if", revision).await.unwrap();
         storage.increment_usage("a", "n", 1).await.unwrap();
         let record = Record::Config { key: keys[0].clone(), value: json!(7).try_into().unwrap() };
-        storage.import(stream::iter([Ok(record)])).await.unwrap();
+        storage.import(stream::iter([Ok(record)])).await.unwrap().complete().unwrap();
         storage.set_config("last", json!(1)).await.unwrap();
 
         let told = watching.told("all", &[(Config, "last")]).await;
@@ -279,17 +304,15 @@ async fn in_a_storm_of_all_that_share_a_store_nothing_is_missed() {
         let (mirror, counts) = watch.await.unwrap();
         println!("{kills} kills; keys, kinds, resyncs: {counts:?}");
         let differs = |key: &&(DocumentKind, Key)| mirror.0.get(*key) != stored.0.get(*key);
-        let missed: Vec<_> = mirror.0.keys().chain(stored.0.keys()).filter(differs).collect();
-        for (kind, key) in &missed {
-            println!(
-                "{kind:?} {}: {:?} instead of {:?}",
-                key.as_str(),
-                mirror.0.get(&(*kind, key.clone())),
-                stored.0.get(&(*kind, key.clone()))
-            );
-        }
-        assert!(missed.is_empty());
-        assert_eq!((counts[1], counts[2]), (0, 1), "each change has its key");
+        let missed: Vec<_> = mirror
+            .0
+            .keys()
+            .chain(stored.0.keys())
+            .filter(differs)
+            .map(|(kind, key)| (kind, key.as_str()))
+            .collect();
+        assert!(missed.is_empty(), "missed: {missed:?}");
+        assert!(counts[0] > counts[1] && counts[2] == 1, "most changes have their keys");
     }
 }
 
@@ -298,43 +321,60 @@ async fn in_a_storm_of_all_that_share_a_store_nothing_is_missed() {
 async fn another_handle_tells_exact_keys_and_no_counters() {
     let base = memory_dir();
     let (one, two) = (open(base.path()).await.unwrap(), open(base.path()).await.unwrap());
-    for n in 0..50 {
-        one.set_credential(format!("other-{n}"), json!({ "n": n })).await.unwrap();
-    }
-    let reader = reading(base.path(), Sharing::MultiWriter).await.unwrap();
-    for watched in [&one, &reader] {
-        let mut watching = Watching::begin(watched).await;
+    let three = reading(base.path(), Sharing::MultiWriter).await.unwrap();
+    let mut watching = Watching::begin(&one).await;
+    // A process learns within a moment that the store is watched.
+    two.increment_usage("a", "n", 1).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    two.increment_usage("a", "n", 1).await.unwrap();
+    watching.rest().await;
+
+    let mut reader = Watching::begin(&three).await;
+    for watching in [&mut watching, &mut reader] {
         two.set_config("a", json!(1)).await.unwrap();
-        assert_eq!(watching.told("set", &[(Config, "a")]).await, 1);
+        watching.told("set", &[(Config, "a")]).await;
         two.set_credential("a", json!({})).await.unwrap();
-        assert_eq!(watching.told("set", &[(Credential, "a")]).await, 1);
+        watching.told("set", &[(Credential, "a")]).await;
         two.delete_config("a").await.unwrap();
-        assert_eq!(watching.told("delete", &[(Config, "a")]).await, 1);
+        watching.told("delete", &[(Config, "a")]).await;
         two.delete_credential("a").await.unwrap();
-        assert_eq!(watching.told("delete", &[(Credential, "a")]).await, 1);
-        two.increment_usage("a", "n", 1).await.unwrap();
-        assert_eq!(watching.rest().await, []);
+        watching.told("delete", &[(Credential, "a")]).await;
     }
+    watching.rest().await;
+    for n in 0..100 {
+        two.increment_usage("a", "n", n).await.unwrap();
+    }
+    assert_eq!(watching.rest().await, [], "a counter is not watched");
+    let many = (0..300).map(|n| (Key::new(&format!("{n}")).unwrap(), json!(n)));
+    two.set_configs(many).await.unwrap().complete().unwrap();
+    let rest = watching.rest().await;
+    assert!(
+        matches!(rest[..], [Event::Changed { key: None, .. }, Event::Changed { key: None, .. }]),
+        "{rest:?}"
+    );
 }
 
+/// The writer of such a store does not count its commits.
 #[tokio::test]
-async fn a_reader_beside_a_single_writer_is_told() {
+async fn a_reader_beside_a_single_writer_is_told_that_something_has_changed() {
     let base = memory_dir();
     let writer = shared(base.path(), Sharing::SingleWriter).await.unwrap();
     let reader = reading(base.path(), Sharing::SingleWriter).await.unwrap();
     let mut watching = Watching::begin(&reader).await;
     for _ in 0..2 {
         writer.set_config("a", json!(fastrand::u64(..))).await.unwrap();
-        watching.told("set", &[(Config, "a")]).await;
+        assert!(matches!(watching.next_change().await, Event::Changed { key: None, .. }));
         writer.backend().compact().await.unwrap();
+        watching.rest().await;
     }
     drop(writer);
     let writer = shared(base.path(), Sharing::SingleWriter).await.unwrap();
+    watching.rest().await;
     writer.set_config("b", json!(1)).await.unwrap();
-    watching.told("set", &[(Config, "b")]).await;
+    assert!(matches!(watching.next_change().await, Event::Changed { key: None, .. }));
 }
 
-/// What one handle has changed, another one changes back: no comparison shows it.
+/// What one handle has changed, another one changes back at once.
 #[tokio::test]
 async fn what_is_changed_back_is_told() {
     let base = memory_dir();
@@ -342,13 +382,13 @@ async fn what_is_changed_back_is_told() {
     let mut watching = Watching::begin(&one).await;
     for _ in 0..20 {
         one.set_config("a", json!(1)).await.unwrap();
-        watching.told("set", &[(Config, "a")]).await;
+        watching.hears(Config, "a").await;
         two.delete_config("a").await.unwrap();
-        watching.told("changed back", &[(Config, "a")]).await;
+        watching.hears(Config, "a").await;
     }
 }
 
-/// With a compaction by each of them, which has commits of its own.
+/// With a compaction by each of them, which removes the log.
 #[tokio::test]
 async fn a_watch_goes_on_in_the_compacted_file() {
     let base = memory_dir();
@@ -358,43 +398,9 @@ async fn a_watch_goes_on_in_the_compacted_file() {
         for (compacts, writes) in [(&one, &two), (&two, &one), (&two, &two)] {
             writes.set_config("before", json!(n)).await.unwrap();
             compacts.backend().compact().await.unwrap();
+            watching.hears(Config, "before").await;
             writes.set_config("after", json!(n)).await.unwrap();
-            watching.told("a compaction", &[(Config, "before"), (Config, "after")]).await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn of_a_large_store_any_document_may_have_changed() {
-    let base = memory_dir();
-    let (one, two) = (open(base.path()).await.unwrap(), open(base.path()).await.unwrap());
-    let large = json!("x".repeat(1_000_000));
-    for n in 0..70 {
-        one.set_config(format!("{n}"), large.clone()).await.unwrap();
-    }
-    let mut watching = Watching::begin(&one).await;
-    one.set_config("a", json!(1)).await.unwrap();
-    assert_eq!(watching.told("own", &[(Config, "a")]).await, 1);
-    two.set_config("a", json!(2)).await.unwrap();
-    let mut kinds = BTreeSet::new();
-    while kinds.len() < 2 {
-        match watching.next().await {
-            Event::Changed { kind, key: None, .. } => drop(kinds.insert(kind)),
-            Event::Idle { .. } => {}
-            event => panic!("{event:?}"),
-        }
-    }
-    // It becomes smaller.
-    for n in 0..10 {
-        two.delete_config(format!("{n}")).await.unwrap();
-    }
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    two.set_config("last", json!(2)).await.unwrap();
-    loop {
-        match watching.next().await {
-            Event::Changed { key: Some(key), .. } if key.as_str() == "last" => break,
-            Event::Changed { key: None, .. } | Event::Idle { .. } => {}
-            event => panic!("{event:?}"),
+            watching.hears(Config, "after").await;
         }
     }
 }
@@ -424,7 +430,7 @@ async fn a_cursor_holds_while_the_handle_is_open() {
     let storage = exclusive(base.path()).await.unwrap();
     let mut watching = Watching::begin(&storage).await;
     storage.set_config("a", json!(1)).await.unwrap();
-    let Event::Changed { cursor, .. } = watching.next().await else { panic!() };
+    let Event::Changed { cursor, .. } = watching.next_change().await else { panic!() };
     drop(watching);
     storage.set_config("b", json!(1)).await.unwrap();
     let mut later = Watching::from(&storage, Some(cursor.clone()));
@@ -442,11 +448,11 @@ async fn a_cursor_holds_while_the_handle_is_open() {
     let (one, two) = (open(base.path()).await.unwrap(), open(base.path()).await.unwrap());
     let mut watching = Watching::begin(&one).await;
     two.set_config("a", json!(2)).await.unwrap();
-    let Event::Changed { cursor, .. } = watching.next().await else { panic!() };
+    let Event::Changed { cursor, .. } = watching.next_change().await else { panic!() };
     two.set_config("c", json!(2)).await.unwrap();
-    watching.told("c", &[(Config, "c")]).await;
+    watching.hears(Config, "c").await;
     let mut later = Watching::from(&one, Some(cursor.clone()));
-    assert_eq!(later.told("since", &[(Config, "c")]).await, 1);
+    later.hears(Config, "c").await;
     drop((later, watching));
     let mut after = Watching::from(&one, Some(cursor));
     assert!(matches!(after.next().await, Event::Resync { .. }), "nothing looked meanwhile");

@@ -20,11 +20,13 @@ use super::{
     draft::{Draft, Memory},
     engine::Engine,
     reader::Reader,
-    watch::Watchers,
 };
 use crate::{
     Error, ErrorKind, Outcome, Result,
-    backend::local::thread::{Joined, Ticket},
+    backend::{
+        feed::Feed,
+        local::thread::{Joined, Ticket},
+    },
     layer::later,
 };
 
@@ -112,7 +114,7 @@ impl Committer {
     /// Starts the thread. After each commit it calls what `after_commit` returns.
     pub(super) fn start<F: FnMut() + Send + 'static>(
         reader: Arc<Reader>,
-        watchers: Watchers,
+        feed: Feed,
         after_commit: impl FnOnce(Line) -> F,
     ) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
@@ -120,7 +122,8 @@ impl Committer {
         let budget = Arc::new(Semaphore::new(QUEUE_BYTES));
         let line = Line { queue: queue.downgrade(), budget: budget.clone() };
         let after_commit = after_commit(line.clone());
-        let worker = Worker { reader, watchers, memory: Memory::default(), failed: None, after_commit };
+        let memory = Memory::of(reader.writer());
+        let worker = Worker { reader, feed, memory, failed: None, after_commit };
         let thread = thread::Builder::new()
             .name("gateway-storage-file".into())
             .spawn(move || {
@@ -281,7 +284,7 @@ impl<T: Send, F: FnOnce(&mut Draft<'_>) -> Result<T> + Send> Write for Pending<T
 /// The thread's side.
 struct Worker<F> {
     reader: Arc<Reader>,
-    watchers: Watchers,
+    feed: Feed,
     memory: Memory,
     /// The error of the first failed commit. After it the contents of the disk are unknown.
     failed: Option<Error>,
@@ -378,7 +381,7 @@ impl<F: FnMut()> Worker<F> {
             Some(changed) => {
                 self.reader.commit(&current, &changed, || engine.commit(transaction))?;
                 // Now every reader finds the changes.
-                self.watchers.tell(changed);
+                self.feed.tell(|| changed.into_iter().map(|(kind, key)| (kind, Some(key))));
             }
         }
         Ok(Applied::Whole)

@@ -70,7 +70,7 @@ impl Conditional for File {
     }
 
     fn next_change(&self, kind: DocumentKind, key: &Key) -> Option<Wake> {
-        self.store.watchers.feed.next_change(kind, key)
+        self.store.feed.next_change(kind, key)
     }
 }
 

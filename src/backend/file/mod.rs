@@ -20,6 +20,7 @@ mod held;
 mod interleaved;
 mod lease;
 mod list;
+mod log;
 mod options;
 mod overlay;
 mod piece;
@@ -50,10 +51,12 @@ pub use options::{FileOptions, Sharing, Verify};
 use reader::Reader;
 use serde_json::json;
 use snapshot::Snapshot;
-use watch::Watchers;
 use work::{FEW, FEW_VALUES, SMALL_STORE, work};
 
-use crate::{Backend, Error, ErrorKind, Open, Result, StorageStats, codec::check_path, layer::time_left};
+use crate::{
+    Backend, Error, ErrorKind, Open, Result, StorageStats, backend::feed::Feed, codec::check_path,
+    layer::time_left,
+};
 
 #[doc = include_str!("docs.md")]
 #[derive(Clone)]
@@ -66,7 +69,7 @@ struct Store {
     reader: Arc<Reader>,
     /// None: the store is open for reading only.
     committer: Option<Committer>,
-    watchers: Watchers,
+    feed: Feed,
     path: PathBuf,
     options: Details,
 }
@@ -157,16 +160,16 @@ impl File {
 
     fn start(engine: Engine, path: PathBuf, options: &FileOptions) -> Result<Self> {
         let reader = Arc::new(Reader::new(engine, options.document_cache())?);
-        let watchers = Watchers::new();
+        let feed = Feed::new(LABEL);
         let committer = if options.read_only {
             None
         } else {
             let compacting = |line| compact::watch(reader.clone(), line);
-            Some(Committer::start(reader.clone(), watchers.clone(), compacting)?)
+            Some(Committer::start(reader.clone(), feed.clone(), compacting)?)
         };
         let details = Details { shared: options.shared, cache: options.cache };
         Ok(Self {
-            store: Arc::new(Store { reader, committer, watchers, path, options: details }),
+            store: Arc::new(Store { reader, committer, feed, path, options: details }),
             deadline: options.deadline,
         })
     }
@@ -263,7 +266,7 @@ impl Backend for File {
             }
         };
         // The last writes were told before.
-        self.store.watchers.feed.close();
+        self.store.feed.close();
         closed
     }
 }
