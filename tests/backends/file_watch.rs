@@ -1,7 +1,7 @@
 //! Watches of a File store: of one process, and of several that share it.
 //!
-//! `WATCH_CHANGES=100000 cargo test --test backends storm` makes that many changes. `WATCH_SEED` repeats a run,
-//! as far as its kills go.
+//! `WATCH_CHANGES=100000 cargo test --test backends storm` makes that many changes. `WATCH_SEED` repeats a
+//! run, as far as its kills go.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -37,8 +37,8 @@ pub(super) const STORED_BYTES: &str = "stored_bytes";
 pub(super) const PLANS: &str = "plans";
 /// When the store was last backed up, in milliseconds since 1970.
 pub(super) const LAST_BACKUP: &str = "last_backup";
-/// Until when the store is watched, in milliseconds since 1970: until then processes that share it log what they
-/// change.
+/// Until when the store is watched, in milliseconds since 1970: until then processes that share it log what
+/// they change.
 pub(super) const WATCHED: &str = "watched";
 /// The round of the compaction that is under way. The first is random, so that it tells compactions apart.
 pub(super) const COPYING: &str = "copying";

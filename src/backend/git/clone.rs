@@ -7,7 +7,7 @@ use git2::Oid;
 
 use super::{
     GitOptions, branch::Branch, marker::MarkerGuard, repository::LockedRepository, state::State,
-    watch::Watchers, worktree::Worktree,
+    watchers::Watchers, worktree::Worktree,
 };
 use crate::Result;
 

@@ -21,6 +21,7 @@ mod request;
 mod state;
 mod text;
 mod watch;
+mod watchers;
 mod worker;
 mod worktree;
 mod writer;
@@ -36,7 +37,7 @@ pub use options::{GitOptions, GitSync};
 use serde::Serialize;
 use serde_json::{Value, json};
 use state::{Draft, State};
-use watch::Watchers;
+use watchers::Watchers;
 use worker::Worker;
 use writer::{SyncStatus, Writer};
 

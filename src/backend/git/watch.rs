@@ -11,7 +11,6 @@ use arc_swap::ArcSwap;
 use futures_core::Stream;
 use git2::{Oid, Repository};
 use tokio::{
-    sync::Notify,
     task::spawn_blocking,
     time::{Instant, timeout},
 };
@@ -23,12 +22,13 @@ use super::{
     name::record_of,
     repository::open_repository,
     state::State,
+    watchers::Watchers,
     worker::Line,
     writer::SyncStatus,
 };
 use crate::{
     Error, ErrorKind, Result,
-    backend::feed::{Change, Feed, IDLE_EVERY, Source, Teller},
+    backend::feed::{Change, IDLE_EVERY, Source, Teller},
     capability::Watch,
     event::{Cursor, Event, WatchOptions},
 };
@@ -38,20 +38,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The place of a branch without a commit.
 const NO_COMMIT: &str = "none";
-
-/// The watchers of a store.
-#[derive(Clone)]
-pub(super) struct Watchers {
-    pub(super) feed: Feed,
-    /// Woken when readers see another commit.
-    pub(super) moved: Arc<Notify>,
-}
-
-impl Watchers {
-    pub(super) fn new() -> Self {
-        Self { feed: Feed::new(LABEL), moved: Arc::default() }
-    }
-}
 
 impl Watch for Git {
     fn watch(&self, options: WatchOptions) -> impl Stream<Item = Result<Event>> + Send {

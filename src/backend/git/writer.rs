@@ -22,7 +22,7 @@ use super::{
     remote::{Answer, Remote},
     remote_thread::Setup,
     request::Sent,
-    watch::Watchers,
+    watchers::Watchers,
 };
 use crate::{Error, ErrorKind, Outcome, Result};
 
