@@ -28,7 +28,7 @@ use super::{
 };
 
 /// How long an event may take on a busy machine.
-const LATEST: Duration = Duration::from_secs(60);
+const LATEST: Duration = Duration::from_secs(30);
 
 type Events = Pin<Box<dyn Stream<Item = Result<Event>> + Send>>;
 
@@ -41,7 +41,12 @@ fn watch(storage: &Storage<Postgres>, from: Option<Cursor>) -> Events {
 }
 
 async fn next(events: &mut Events) -> Event {
-    timeout(LATEST, events.next()).await.expect("an event comes").unwrap().expect("the watch goes on")
+    in_time(events.next()).await.unwrap().expect("the watch goes on")
+}
+
+/// Idle events must not keep a test waiting for ever.
+async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    timeout(LATEST, what).await.expect("an event comes")
 }
 
 /// A watch that has begun.
@@ -53,7 +58,11 @@ async fn begun(storage: &Storage<Postgres>) -> Events {
 }
 
 /// Reads events until all of these changes were told. No changes were missed.
-async fn tells(events: &mut Events, mut awaited: Vec<(DocumentKind, Option<&str>)>) -> Cursor {
+async fn tells(events: &mut Events, awaited: Vec<(DocumentKind, Option<&str>)>) -> Cursor {
+    in_time(tells_at_last(events, awaited)).await
+}
+
+async fn tells_at_last(events: &mut Events, mut awaited: Vec<(DocumentKind, Option<&str>)>) -> Cursor {
     loop {
         match next(events).await {
             Event::Changed { kind, key, cursor } => {
@@ -82,7 +91,7 @@ async fn until_idle(events: &mut Events) -> Vec<Option<Key>> {
 }
 
 async fn resyncs(events: &mut Events) {
-    while !matches!(next(events).await, Event::Resync { .. }) {}
+    in_time(async { while !matches!(next(events).await, Event::Resync { .. }) {} }).await;
 }
 
 async fn run(url: &str, sql: &str) {
