@@ -94,7 +94,7 @@ async fn latency<B: CredentialStore + Watch>(name: &str, writer: &Storage<B>, wa
     let task = tokio::spawn(async move {
         let mut stream = pin!(watching.watch(WatchOptions::default()));
         while let Some(event) = stream.next().await {
-            drop(told.send((Instant::now(), event.unwrap())));
+            told.send((Instant::now(), event.unwrap())).unwrap();
         }
     });
     while !matches!(events.recv().await, Some((_, Event::Resync { .. }))) {}
@@ -144,7 +144,7 @@ async fn herd() {
                 if let Event::Resync { .. } = event.unwrap() {
                     // As an application reads again.
                     storage.list_credentials().await.unwrap();
-                    drop(told.send((n, Instant::now())));
+                    told.send((n, Instant::now())).unwrap();
                 }
             }
         });

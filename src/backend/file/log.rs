@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 
 use redb::{ReadTransaction, TableError, WriteTransaction};
 
-use super::{draft::Documents, tables::CHANGED};
-use crate::{backend::feed::Change, codec::RecordKey, history::DocumentKind};
+use super::tables::CHANGED;
+use crate::{Key, backend::feed::Change, codec::RecordKey, history::DocumentKind};
 
 /// The number of commits that are kept.
 const KEPT: u64 = 1024;
@@ -29,7 +29,7 @@ pub(super) fn write(
     transaction: &WriteTransaction,
     commit: u64,
     writer: u64,
-    changed: &Documents,
+    changed: &[(DocumentKind, Key)],
 ) -> Result<(), redb::Error> {
     let mut log = transaction.open_table(CHANGED)?;
     let mut add = |part: u8, name: &[u8]| {
