@@ -213,8 +213,8 @@ statements! {
     //
     // First the state: the seconds that the store stays watched, which a look extends, its life, the
     // snapshot, whether this is a standby, and whether all changes since the snapshot $1 are still there.
-    // Then the changes that became visible since $1. The time is read before the number of the watched period,
-    // because a period begins with its number.
+    // Then the changes that became visible since $1. The time is read before the number of the watched
+    // period, because a period begins with its number.
     Look = "WITH clock AS MATERIALIZED (SELECT coalesce(pg_sequence_last_value('{s}.watch_until'::regclass), 0)::float8 \
         - extract(epoch FROM clock_timestamp())::float8 AS remaining), \
         changed AS MATERIALIZED (SELECT DISTINCT kind, key FROM {s}.changes \
