@@ -88,13 +88,13 @@ impl Source for Changes {
         else {
             return Error::closed();
         };
-        let client = match WatchClient::new(&options, watching.turn().await).await {
+        let client = match Box::pin(WatchClient::new(&options, watching.turn().await)).await {
             Ok(client) => client,
             Err(error) => return error,
         };
         // If this is aborted, the next watch begins anew: none waits for the changes until then.
         let mut past = watching.take();
-        let Err(cut) = follow(&client, &options, teller, &mut past).await;
+        let Err(cut) = Box::pin(follow(&client, &options, teller, &mut past)).await;
         let error = match cut {
             Cut::Passing(_) if client.has_new_password(&options).await => {
                 Error::new(ErrorKind::Unavailable, "the MongoDB server has a new password for the user")
@@ -122,14 +122,15 @@ impl Source for Changes {
         let caught_up = |permit: Permit| async move {
             let View { store, .. } = View::of(&permit, options).await?;
             let Some(tokens) = tokens(store, cursor) else { return Ok(None) };
-            match timeout(CATCH_UP, catch_up(&permit, tokens)).await {
+            match timeout(CATCH_UP, Box::pin(catch_up(&permit, tokens))).await {
                 Ok(Err(Cut::Passing(error))) => Err(error),
                 Ok(Ok(changes)) => Ok(changes),
                 // Then it is not worth more time: the watcher reads all again.
                 Ok(Err(Cut::Failed(_) | Cut::Lost(_))) | Err(_) => Ok(None),
             }
         };
-        call.read(caught_up).await
+        // The driver's futures are large.
+        Box::pin(call.read(caught_up)).await
     }
 }
 
@@ -147,13 +148,13 @@ async fn follow(
     }
     let last = past.place(teller.last(), election).and_then(|cursor| tokens(store, &cursor));
     let resumed = match last {
-        Some(tokens) => resume(client, tokens).await?,
+        Some(tokens) => Box::pin(resume(client, tokens)).await?,
         None => None,
     };
     let is_resumed = resumed.is_some();
     let opened = match resumed {
         Some(opened) => opened,
-        None => begin(client).await?,
+        None => Box::pin(begin(client)).await?,
     };
     let mut tokens = opened.each_ref().map(Changed::token);
     let place =

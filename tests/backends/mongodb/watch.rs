@@ -376,6 +376,7 @@ async fn a_lost_place_is_one_resync() -> Result {
     let mut watch = Watch::begin(&storage).await;
     let mut resyncs = 1;
     for code in [286, 280, 260, 136, 10334, 4] {
+        println!("changes, {code}");
         // While it follows.
         fail("getMore", code, doc! { "times": 1 });
         storage.set_config("a", json!(code)).await?;
@@ -384,6 +385,7 @@ async fn a_lost_place_is_one_resync() -> Result {
         storage.set_config("b", json!(code)).await?;
         watch.told(["b"]).await;
         // When it goes on.
+        println!("changes, {code} goes on");
         fail("aggregate", code, doc! { "times": 1 });
         while proxy.cut_one() > 0 {}
         watch.resync().await;
