@@ -6,8 +6,18 @@ use arc_swap::ArcSwap;
 use git2::Oid;
 
 use super::{
+<<<<<<< HEAD
     GitOptions, branch::Branch, marker::MarkerGuard, repository::LockedRepository, state::State,
     watchers::Watchers, worktree::Worktree,
+=======
+    GitOptions,
+    branch::{Branch, Change},
+    marker::MarkerGuard,
+    repository::LockedRepository,
+    state::State,
+    watch::Watchers,
+    worktree::Worktree,
+>>>>>>> w-files
 };
 use crate::Result;
 
@@ -84,25 +94,26 @@ impl LocalClone {
     pub(super) fn refresh(&mut self) -> Result<()> {
         let (head, state) = (self.branch.head()?, self.snapshot());
         if head != state.head {
-            let next = self.state_at(&state, head)?;
-            self.publish(next);
+            let (next, changes) = self.state_at(&state, head)?;
+            self.publish(next, &changes);
         }
         Ok(())
     }
 
-    /// Has readers see this state.
-    fn publish(&self, state: State) {
+    /// Has readers see this state, in which these files differ.
+    fn publish(&self, state: State, changes: &[Change]) {
+        let head = state.head;
         self.state.store(Arc::new(state));
-        self.watchers.moved.notify_one();
+        self.watchers.tell(head, changes);
     }
 
-    /// The state of another commit.
-    pub(super) fn state_at(&self, state: &State, head: Option<Oid>) -> Result<State> {
+    /// The state of another commit, and the files in which it differs.
+    pub(super) fn state_at(&self, state: &State, head: Option<Oid>) -> Result<(State, Vec<Change>)> {
         let changes = self.branch.changes(state.head, head)?;
         let mut next = state.clone();
         next.follow(&self.branch.files(head)?, changes.iter().map(|change| &*change.path))?;
         next.head = head;
-        Ok(next)
+        Ok((next, changes))
     }
 
     /// Moves the branch, then the files, then the state that readers see.
@@ -110,7 +121,7 @@ impl LocalClone {
         let before = self.head();
         let changes = self.branch.changes(before, Some(commit))?;
         self.branch.advance(before, commit, "gateway-storage")?;
-        self.publish(next);
+        self.publish(next, &changes);
         if self.branch.is_checked_out() {
             self.worktree.follow(&self.branch.repository, &changes);
         }
@@ -175,6 +186,7 @@ impl LocalClone {
         {
             self.sync_worktree(true);
         }
-        self.publish(State::closed());
+        self.state.store(Arc::new(State::closed()));
+        self.watchers.close();
     }
 }

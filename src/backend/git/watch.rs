@@ -1,9 +1,13 @@
-//! Watches: the commit of the state that readers see, compared with the one that was told last.
+//! Watches: the writer tells what each state changes that readers see.
+//!
+//! What differs between two states does not say what was changed, and changed back, between them: a reader may
+//! have seen that. So each state counts, and from a cursor on each commit.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -11,13 +15,17 @@ use arc_swap::ArcSwap;
 use futures_core::Stream;
 use git2::{Oid, Repository};
 use tokio::{
+<<<<<<< HEAD
+=======
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+>>>>>>> w-files
     task::spawn_blocking,
-    time::{Instant, timeout},
+    time::{Instant, timeout_at},
 };
 
 use super::{
     Git, LABEL,
-    branch::compare,
+    branch::{self, compare, walk},
     error::{found, unread},
     name::record_of,
     repository::open_repository,
@@ -39,6 +47,63 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The place of a branch without a commit.
 const NO_COMMIT: &str = "none";
 
+<<<<<<< HEAD
+=======
+/// The most commits that are looked through from a cursor on.
+const MOST_COMMITS: usize = 1000;
+
+/// A state that readers see, by its commit, and what it changes.
+struct Move {
+    head: Option<Oid>,
+    changes: BTreeSet<Change>,
+}
+
+/// The watchers of a store.
+#[derive(Clone)]
+pub(super) struct Watchers {
+    pub(super) feed: Feed,
+    /// To the task that tells them.
+    task: Arc<Mutex<Option<UnboundedSender<Move>>>>,
+}
+
+impl Watchers {
+    pub(super) fn new() -> Self {
+        Self { feed: Feed::new(LABEL), task: Arc::default() }
+    }
+
+    /// Tells that readers see this commit now, in which these files differ.
+    pub(super) fn tell(&self, head: Option<Oid>, changes: &[branch::Change]) {
+        if !self.feed.is_watched() {
+            return;
+        }
+        let moved = || Move { head, changes: records_of(changes).collect() };
+        // The task is gone if nothing watches any more.
+        self.task().take_if(|task| task.send(moved()).is_err());
+    }
+
+    /// Tells that the store is closed.
+    pub(super) fn close(&self) {
+        *self.task() = None;
+    }
+
+    /// What is told from now on.
+    fn moves(&self) -> UnboundedReceiver<Move> {
+        let (task, moves) = unbounded_channel();
+        *self.task() = Some(task);
+        moves
+    }
+
+    fn task(&self) -> MutexGuard<'_, Option<UnboundedSender<Move>>> {
+        // Each change is complete, so a poisoned lock is safe to use.
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn records_of(changes: &[branch::Change]) -> impl Iterator<Item = Change> {
+    changes.iter().filter_map(|change| record_of(&change.path)).map(|(kind, key)| (kind, Some(key)))
+}
+
+>>>>>>> w-files
 impl Watch for Git {
     fn watch(&self, options: WatchOptions) -> impl Stream<Item = Result<Event>> + Send {
         let store = &self.store;
@@ -75,7 +140,10 @@ impl Source for Moves {
 
     async fn since(&self, cursor: &Cursor) -> Result<Option<Vec<Change>>> {
         match place_of(cursor) {
-            Some(place) => self.changes(place, self.head()?).await,
+            Some(place) => {
+                let changes = self.changes(place, self.head()?).await?;
+                Ok(changes.map(|changes| changes.into_iter().collect()))
+            }
             None => Ok(None),
         }
     }
@@ -89,31 +157,32 @@ impl Moves {
     }
 
     async fn tell_moves(&self, teller: &Teller) -> Result<Infallible> {
-        // It may have slept until the next hour, and now has to fetch.
+        let mut moves = self.watchers.moves();
+        // The thread may sleep until the next hour, and now has to fetch.
         self.line.send(|_| {})?;
         let mut told = self.head()?;
-        match teller.last().as_ref().and_then(place_of) {
-            Some(last) if self.changes(last, told).await?.is_some() => {
-                told = last;
+        let since = match teller.last().as_ref().and_then(place_of) {
+            Some(last) => self.changes(last, told).await?,
+            None => None,
+        };
+        match since {
+            Some(changes) => {
                 teller.resumed();
+                teller.tell(changes, Some(cursor_at(told)));
             }
-            _ => teller.started(Some(cursor_at(told))),
+            None => teller.started(Some(cursor_at(told))),
         }
-        let (mut looked, mut idle) = (Instant::now(), Instant::now());
+        let (mut look, mut idle) = (Instant::now() + LOOK_EVERY, Instant::now());
         loop {
-            let head = self.head()?;
-            if head != told {
-                match self.changes(told, head).await? {
-                    Some(changes) => teller.tell(changes, Some(cursor_at(head))),
-                    None => teller.started(Some(cursor_at(head))),
+            match timeout_at(look, moves.recv()).await {
+                Ok(Some(Move { head, changes })) => {
+                    teller.tell(changes, Some(cursor_at(head)));
+                    told = head;
+                    continue;
                 }
-                told = head;
+                Ok(None) => return Err(Error::closed()),
+                Err(_) => look = Instant::now() + LOOK_EVERY,
             }
-            drop(timeout(LOOK_EVERY.saturating_sub(looked.elapsed()), self.watchers.moved.notified()).await);
-            if looked.elapsed() < LOOK_EVERY {
-                continue;
-            }
-            looked = Instant::now();
             let is_seen = self.is_seen().await?;
             if is_seen && idle.elapsed() >= IDLE_EVERY && self.head()? == told && !self.is_cut_off() {
                 teller.idle(Some(cursor_at(told)));
@@ -139,17 +208,10 @@ impl Moves {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).is_cut_off
     }
 
-    /// The records that differ between two commits. None: one of them is not known here.
-    async fn changes(&self, old: Option<Oid>, new: Option<Oid>) -> Result<Option<Vec<Change>>> {
-        if old == new {
-            return Ok(Some(Vec::new()));
-        }
-        self.read(move |repository| {
-            let Ok(changes) = compare(repository, old, new) else { return Ok(None) };
-            let records = changes.iter().filter_map(|change| record_of(&change.path));
-            Ok(Some(records.map(|(kind, key)| (kind, Some(key))).collect()))
-        })
-        .await
+    /// The records that one of the commits from `old` to `new` changes. None: `old` is not an ancestor, or
+    /// not known here, or too old.
+    async fn changes(&self, old: Option<Oid>, new: Option<Oid>) -> Result<Option<BTreeSet<Change>>> {
+        self.read(move |repository| Ok(changes(repository, old, new).unwrap_or(None))).await
     }
 
     /// Reads the repository on a thread for blocking work.
@@ -161,6 +223,30 @@ impl Moves {
         let read = spawn_blocking(move || work(&open_repository(&path)?)).await;
         read.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "reading the repository panicked")))
     }
+}
+
+fn changes(
+    repository: &Repository,
+    old: Option<Oid>,
+    new: Option<Oid>,
+) -> Result<Option<BTreeSet<Change>>, git2::Error> {
+    // A merge may have left out what the other side had changed.
+    let mut changes: BTreeSet<_> = records_of(&compare(repository, old, new)?).collect();
+    let Some(tip) = new else { return Ok(old.is_none().then_some(changes)) };
+    if let Some(old) = old
+        && old != tip
+        && !repository.graph_descendant_of(tip, old)?
+    {
+        return Ok(None);
+    }
+    for (count, id) in walk(repository, old, tip)?.enumerate() {
+        if count == MOST_COMMITS {
+            return Ok(None);
+        }
+        let commit = repository.find_commit(id?)?;
+        changes.extend(records_of(&compare(repository, commit.parent_ids().next(), Some(commit.id()))?));
+    }
+    Ok(Some(changes))
 }
 
 fn cursor_at(commit: Option<Oid>) -> Cursor {

@@ -420,7 +420,7 @@ fn take_over(local: &mut LocalClone, theirs: Option<Oid>) -> Result<()> {
     let base = local.branch.base(state.head, theirs)?;
     let Some(theirs) = theirs.filter(|theirs| Some(*theirs) != base) else { return Ok(()) };
     let tip = if base == state.head { theirs } else { rebase(&local.branch, state.head, base, theirs)? };
-    let next = local.state_at(&state, Some(tip))?;
+    let (next, _) = local.state_at(&state, Some(tip))?;
     local.move_to(tip, next)
 }
 

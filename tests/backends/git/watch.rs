@@ -114,6 +114,37 @@ async fn every_write_tells_its_keys() {
     assert_eq!(watching.ended().await.unwrap_err().kind(), ErrorKind::Closed);
 }
 
+/// A reader may have seen what was changed back since.
+#[tokio::test]
+async fn what_was_changed_back_is_told() {
+    let base = TempDir::new().unwrap();
+    let path = base.path().join("store");
+    let storage = open(&path).await.unwrap();
+    let (mut watching, cursor) = Watching::begin(&storage).await;
+    for _ in 0..3 {
+        storage.set_config("a", json!(1)).await.unwrap();
+        storage.delete_config("a").await.unwrap();
+        for _ in 0..2 {
+            watching.told("set, and deleted", &[(Config, "a")]).await;
+        }
+    }
+    let mut since = Watching::from(&storage, Some(cursor));
+    since.told("set, and deleted", &[(Config, "a")]).await;
+    // A merge that drops what was merged.
+    let cursor = watching.idle().await;
+    git(&path, &["checkout", "--quiet", "-b", "other"]);
+    commit(&path, "config/other.json", "1\n");
+    git(&path, &["checkout", "--quiet", "main"]);
+    storage.set_config("main", json!(1)).await.unwrap();
+    let at_main = watching.told("main", &[(Config, "main")]).await;
+    git(&path, &["merge", "--quiet", "--strategy", "ours", "-m", "merge", "other"]);
+    storage.health().await.unwrap();
+    let mut since = Watching::from(&storage, Some(at_main));
+    since.told("what was merged", &[(Config, "other")]).await;
+    let mut since = Watching::from(&storage, Some(cursor));
+    since.told("all", &[(Config, "other"), (Config, "main")]).await;
+}
+
 /// Commits a file in the work tree, as a person does.
 fn commit(path: &Path, file: &str, text: &str) {
     fs::create_dir_all(path.join(file).parent().unwrap()).unwrap();
@@ -175,21 +206,20 @@ async fn a_cursor_is_a_commit_and_holds_for_good() {
     let all = [(Config, "a"), (Config, "b"), (Config, "d"), (Credential, "c")];
     from_empty.told("since the beginning", &all).await;
 
-    // A rewritten branch: what differs from the cursor's commit is known as long as that is here.
+    // A branch that has lost the cursor's commit, or all that it had.
+    let lost = watching.idle().await;
     git(&path, &["reset", "--quiet", "--hard", "HEAD~3"]);
     git(&path, &["commit", "--quiet", "--amend", "-m", "rewritten"]);
     storage.health().await.unwrap();
     commit(&path, "config/e.json", "1\n");
     watching.told("rewritten", &[(Config, "b"), (Config, "d"), (Credential, "c"), (Config, "e")]).await;
-    let mut since = Watching::from(&storage, Some(cursor.clone()));
-    since.told("since a commit that the branch lost", &[(Config, "e")]).await;
-    drop((watching, since, from_empty));
-    git(&path, &["reflog", "expire", "--expire=now", "--all"]);
-    git(&path, &["gc", "--quiet", "--prune=now"]);
-    let mut gone = Watching::from(&storage, Some(cursor));
-    assert!(matches!(gone.next().await, Event::Resync { .. }), "the commit is gone");
-    storage.set_config("f", json!(1)).await.unwrap();
-    gone.told("goes on", &[(Config, "f")]).await;
+    drop((watching, from_empty));
+    for lost in [lost, cursor] {
+        let mut watching = Watching::from(&storage, Some(lost));
+        assert!(matches!(watching.next().await, Event::Resync { .. }), "it is no ancestor");
+        storage.set_config("f", json!(fastrand::u32(..))).await.unwrap();
+        watching.told("goes on", &[(Config, "f")]).await;
+    }
 
     // A cursor of another store.
     let other = open(base.path().join("other")).await.unwrap();
