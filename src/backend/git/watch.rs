@@ -1,7 +1,7 @@
 //! Watches: the writer tells what each state changes that readers see.
 //!
-//! What differs between two states does not say what was changed, and changed back, between them: a reader may
-//! have seen that. So each state counts, and from a cursor on each commit.
+//! What differs between two states does not say what was changed, and changed back, between them: a reader
+//! may have seen that. So each state counts, and from a cursor on each commit.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ use super::{
     error::{found, unread},
     repository::open_repository,
     state::State,
-    watchers::{Watchers, records_of},
+    watchers::{Move, Watchers, records_of},
     worker::Line,
     writer::SyncStatus,
 };
