@@ -90,10 +90,12 @@ impl Drop for WatchClient {
                 }
                 pool.client.clone().shutdown().await;
             };
-            if timeout(CLOSE_TIMEOUT, close).await.is_err() {
+            let is_closed = timeout(CLOSE_TIMEOUT, close).await.is_ok();
+            // A server that does not answer must not hold up the next client.
+            drop(turn);
+            if !is_closed {
                 pool.client.clone().shutdown().immediate(true).await;
             }
-            drop(turn);
         });
     }
 }
