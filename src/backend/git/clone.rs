@@ -6,18 +6,13 @@ use arc_swap::ArcSwap;
 use git2::Oid;
 
 use super::{
-<<<<<<< HEAD
-    GitOptions, branch::Branch, marker::MarkerGuard, repository::LockedRepository, state::State,
-    watchers::Watchers, worktree::Worktree,
-=======
     GitOptions,
     branch::{Branch, Change},
     marker::MarkerGuard,
     repository::LockedRepository,
     state::State,
-    watch::Watchers,
+    watchers::Watchers,
     worktree::Worktree,
->>>>>>> w-files
 };
 use crate::Result;
 

@@ -1,13 +1,13 @@
 //! Watches: the writer tells what each state changes that readers see.
 //!
-//! What differs between two states does not say what was changed, and changed back, between them: a reader may
-//! have seen that. So each state counts, and from a cursor on each commit.
+//! What differs between two states does not say what was changed, and changed back, between them: a reader
+//! may have seen that. So each state counts, and from a cursor on each commit.
 
 use std::{
     collections::BTreeSet,
     convert::Infallible,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,22 +15,17 @@ use arc_swap::ArcSwap;
 use futures_core::Stream;
 use git2::{Oid, Repository};
 use tokio::{
-<<<<<<< HEAD
-=======
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
->>>>>>> w-files
     task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 
 use super::{
     Git, LABEL,
-    branch::{self, compare, walk},
+    branch::{compare, walk},
     error::{found, unread},
-    name::record_of,
     repository::open_repository,
     state::State,
-    watchers::Watchers,
+    watchers::{Move, Watchers, records_of},
     worker::Line,
     writer::SyncStatus,
 };
@@ -47,63 +42,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The place of a branch without a commit.
 const NO_COMMIT: &str = "none";
 
-<<<<<<< HEAD
-=======
 /// The most commits that are looked through from a cursor on.
 const MOST_COMMITS: usize = 1000;
 
-/// A state that readers see, by its commit, and what it changes.
-struct Move {
-    head: Option<Oid>,
-    changes: BTreeSet<Change>,
-}
-
-/// The watchers of a store.
-#[derive(Clone)]
-pub(super) struct Watchers {
-    pub(super) feed: Feed,
-    /// To the task that tells them.
-    task: Arc<Mutex<Option<UnboundedSender<Move>>>>,
-}
-
-impl Watchers {
-    pub(super) fn new() -> Self {
-        Self { feed: Feed::new(LABEL), task: Arc::default() }
-    }
-
-    /// Tells that readers see this commit now, in which these files differ.
-    pub(super) fn tell(&self, head: Option<Oid>, changes: &[branch::Change]) {
-        if !self.feed.is_watched() {
-            return;
-        }
-        let moved = || Move { head, changes: records_of(changes).collect() };
-        // The task is gone if nothing watches any more.
-        self.task().take_if(|task| task.send(moved()).is_err());
-    }
-
-    /// Tells that the store is closed.
-    pub(super) fn close(&self) {
-        *self.task() = None;
-    }
-
-    /// What is told from now on.
-    fn moves(&self) -> UnboundedReceiver<Move> {
-        let (task, moves) = unbounded_channel();
-        *self.task() = Some(task);
-        moves
-    }
-
-    fn task(&self) -> MutexGuard<'_, Option<UnboundedSender<Move>>> {
-        // Each change is complete, so a poisoned lock is safe to use.
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn records_of(changes: &[branch::Change]) -> impl Iterator<Item = Change> {
-    changes.iter().filter_map(|change| record_of(&change.path)).map(|(kind, key)| (kind, Some(key)))
-}
-
->>>>>>> w-files
 impl Watch for Git {
     fn watch(&self, options: WatchOptions) -> impl Stream<Item = Result<Event>> + Send {
         let store = &self.store;
