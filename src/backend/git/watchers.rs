@@ -1,4 +1,4 @@
-//! What the thread of a store and its watches share.
+//! What the writer of a store tells its watches.
 
 use std::{
     collections::BTreeSet,
@@ -58,7 +58,6 @@ impl Watchers {
     }
 }
 
-/// The records whose files changed.
 pub(super) fn records_of(changes: &[branch::Change]) -> impl Iterator<Item = Change> {
     changes.iter().filter_map(|change| record_of(&change.path)).map(|(kind, key)| (kind, Some(key)))
 }
