@@ -330,16 +330,16 @@ async fn another_handle_tells_exact_keys_and_no_counters() {
     watching.rest().await;
 
     let mut reader = Watching::begin(&three).await;
-    for watching in [&mut watching, &mut reader] {
-        two.set_config("a", json!(1)).await.unwrap();
-        watching.told("set", &[(Config, "a")]).await;
-        two.set_credential("a", json!({})).await.unwrap();
-        watching.told("set", &[(Credential, "a")]).await;
-        two.delete_config("a").await.unwrap();
-        watching.told("delete", &[(Config, "a")]).await;
-        two.delete_credential("a").await.unwrap();
-        watching.told("delete", &[(Credential, "a")]).await;
-    }
+    two.set_config("a", json!(1)).await.unwrap();
+    assert_eq!(watching.told("set", &[(Config, "a")]).await, 1);
+    two.set_credential("a", json!({})).await.unwrap();
+    assert_eq!(watching.told("set", &[(Credential, "a")]).await, 1);
+    two.delete_config("a").await.unwrap();
+    assert_eq!(watching.told("delete", &[(Config, "a")]).await, 1);
+    two.delete_credential("a").await.unwrap();
+    assert_eq!(watching.told("delete", &[(Credential, "a")]).await, 1);
+    // A reader does not know whether all that write count their commits.
+    reader.hears(Credential, "a").await;
     watching.rest().await;
     for n in 0..100 {
         two.increment_usage("a", "n", n).await.unwrap();
