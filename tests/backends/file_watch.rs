@@ -27,6 +27,9 @@ use super::file::{exclusive, open, reading, shared};
 
 const LONG: Duration = Duration::from_secs(60);
 
+/// A change that is not told before this many Idles is never told.
+const IDLES: usize = 10;
+
 fn memory_dir() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
@@ -61,12 +64,11 @@ impl<'s> Watching<'s> {
         let mut missing: BTreeSet<_> = wanted.iter().map(|(kind, key)| (*kind, (*key).to_owned())).collect();
         let mut count = 0;
         while !missing.is_empty() {
-            match self.next().await {
+            match self.next_change().await {
                 Event::Changed { kind, key: Some(key), .. } => {
                     missing.remove(&(kind, key.as_str().to_owned()));
                     count += 1;
                 }
-                Event::Idle { .. } => {}
                 event => panic!("{what}: {event:?}"),
             }
         }
@@ -75,12 +77,13 @@ impl<'s> Watching<'s> {
 
     /// The next event that is not Idle.
     async fn next_change(&mut self) -> Event {
-        loop {
+        for _ in 0..IDLES {
             match self.next().await {
                 Event::Idle { .. } => {}
                 event => return event,
             }
         }
+        panic!("a change is never told");
     }
 
     /// Reads events until this document was told, or that any of its kind may have changed.
@@ -352,6 +355,21 @@ async fn another_handle_tells_exact_keys_and_no_counters() {
         matches!(rest[..], [Event::Changed { key: None, .. }, Event::Changed { key: None, .. }]),
         "{rest:?}"
     );
+}
+
+/// It has just looked, and looks again in a while. What it changes until then is not in the log.
+#[tokio::test]
+async fn the_changes_of_a_process_that_does_not_log_yet_are_told() {
+    for round in 0..5 {
+        let base = memory_dir();
+        let (one, two) = (open(base.path()).await.unwrap(), open(base.path()).await.unwrap());
+        two.set_config("before", json!(round)).await.unwrap();
+        let mut watching = Watching::begin(&one).await;
+        two.set_config("a", json!(round)).await.unwrap();
+        watching.hears(Config, "a").await;
+        two.set_credential("b", json!({})).await.unwrap();
+        watching.hears(Credential, "b").await;
+    }
 }
 
 /// The writer of such a store does not count its commits.

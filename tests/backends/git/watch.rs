@@ -18,6 +18,9 @@ use super::{git, open, shared::Clones};
 
 const LONG: Duration = Duration::from_secs(60);
 
+/// A change that is not told before this many other events is never told.
+const IDLES: usize = 30;
+
 struct Watching<'s>(Pin<Box<dyn Stream<Item = Result<Event>> + Send + 's>>);
 
 impl<'s> Watching<'s> {
@@ -48,7 +51,7 @@ impl<'s> Watching<'s> {
     async fn told(&mut self, what: &str, wanted: &[(DocumentKind, &str)]) -> Cursor {
         let wanted: BTreeSet<_> = wanted.iter().map(|(kind, key)| (*kind, (*key).to_owned())).collect();
         let mut missing = wanted.clone();
-        loop {
+        for _ in 0..wanted.len() + IDLES {
             match self.next().await {
                 Event::Changed { kind, key: Some(key), cursor } => {
                     let told = (kind, key.as_str().to_owned());
@@ -62,6 +65,7 @@ impl<'s> Watching<'s> {
                 event => panic!("{what}: {event:?}"),
             }
         }
+        panic!("{what}: {missing:?} are never told");
     }
 
     async fn idle(&mut self) -> Cursor {
