@@ -18,7 +18,11 @@ use std::{
 
 use bytes::BytesMut;
 use criterion::Criterion;
-use gateway_storage::{Credential, Key, Postgres, Storage};
+use futures_util::StreamExt;
+use gateway_storage::{
+    Credential, Key, Postgres, Storage,
+    watch::{Event, WatchOptions},
+};
 use serde_json::{Map, Value, json};
 use testkit::servers::postgres::Server;
 use tokio::{runtime::Runtime, sync::Semaphore};
@@ -41,6 +45,8 @@ fn main() {
     }
     bench.hot_counter(&mut table);
     bench.batches(&mut table);
+    bench.watched(&mut table, "without fsync", &[]);
+    bench.watched(&mut table, "with fsync", &["fsync=on"]);
     table.print();
     bench.criterion().final_summary();
 }
@@ -239,6 +245,52 @@ impl Bench {
         });
     }
 
+    /// Writes to a store that another handle watches, compared with one that nothing watches, and with one
+    /// whose writes notify in their own transaction.
+    fn watched(&self, table: &mut Table, disk: &str, settings: &[&str]) {
+        let row = format!("set while watched, {disk}, 64 tasks");
+        if !row.contains(&self.wanted) {
+            return;
+        }
+        let server = Server::start(settings);
+        let open = |schema: &str| {
+            let url = format!("{}&pool_size={POOL}&deadline=60s&schema={schema}", server.url());
+            self.runtime.block_on(Storage::<Postgres>::open(url.as_str())).unwrap()
+        };
+        let [plain, watched, notifying] = ["plain", "watched", "notifying"].map(open);
+        let watch = self.runtime.spawn(watch(open("watched"), watched.clone()));
+        self.runtime.block_on(async {
+            let url = format!("host=127.0.0.1 port={} user=tester dbname=postgres", server.port);
+            let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+            let connection = tokio::spawn(connection);
+            client.batch_execute(NOTIFY_IN_THE_WRITE).await.unwrap();
+            connection.abort();
+        });
+        let set = |storage: Storage<Postgres>| {
+            let credential = self.credential.clone();
+            move |n: u64| {
+                let (storage, id) = (storage.clone(), id(n as usize * 7 % RECORDS));
+                let credential = credential.clone();
+                async move { storage.set_credential(&id, &credential).await.unwrap() }
+            }
+        };
+        let (plain, watched, notifying) = (set(plain), set(watched), set(notifying));
+        self.on_tasks(64, 2 * RECORDS as u64, &plain);
+        self.on_tasks(64, 2 * RECORDS as u64, &watched);
+        self.on_tasks(64, 2 * RECORDS as u64, &notifying);
+        // The writing handle learns meanwhile that the store is watched.
+        std::thread::sleep(Duration::from_secs(2));
+        let ours = |count| self.on_tasks(64, count, &watched);
+        self.row(table, (&row, "not watched"), 256, ours, |count| self.on_tasks(64, count, &plain));
+        self.row(table, (&row, "NOTIFY in the write"), 256, ours, |count| {
+            self.on_tasks(64, count, &notifying)
+        });
+        let mut late = self.runtime.block_on(watch).unwrap();
+        late.sort_unstable();
+        let at = |share: f64| late[((late.len() - 1) as f64 * share) as usize];
+        println!("a watch tells a change, {disk}: p50 {:.2?}, p99 {:.2?}", at(0.5), at(0.99));
+    }
+
     fn increment(&self, table: &mut Table, tasks: u64) {
         self.increments(table, "increment", tasks, 1000);
     }
@@ -399,6 +451,39 @@ impl Drop for Bench {
         drop(self.runtime.block_on(self.storage.clone().close()));
         let _ = &self.server;
     }
+}
+
+const NOTIFY_IN_THE_WRITE: &str = "CREATE FUNCTION notifying.notify() RETURNS trigger LANGUAGE plpgsql AS \
+    $$ BEGIN PERFORM pg_notify('changes', ''); RETURN NULL; END $$; \
+    CREATE TRIGGER notify AFTER INSERT OR UPDATE ON notifying.credentials \
+    FOR EACH STATEMENT EXECUTE FUNCTION notifying.notify()";
+
+/// Watches until there are no writes, and then measures how late single changes are told.
+async fn watch(reader: Storage<Postgres>, writer: Storage<Postgres>) -> Vec<Duration> {
+    let mut events = pin!(reader.watch(WatchOptions::default()));
+    let mut quiet = 0;
+    while quiet < 5 {
+        match events.next().await.unwrap().unwrap() {
+            Event::Idle { .. } => quiet += 1,
+            _ => quiet = 0,
+        }
+    }
+    let mut late = Vec::new();
+    for n in 0..500 {
+        let name = Key::new(&format!("late-{n}")).unwrap();
+        writer.set_credential(&name, &credential(n)).await.unwrap();
+        let written = Instant::now();
+        loop {
+            if let Event::Changed { key, .. } = events.next().await.unwrap().unwrap()
+                && key.as_ref() == Some(&name)
+            {
+                break;
+            }
+        }
+        late.push(written.elapsed());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    late
 }
 
 /// The usual code for a large batch: copies the rows into a temporary table, and inserts them from there.

@@ -58,8 +58,8 @@ impl Event {
 /// A place in the changes of one store, as text: keep it to begin a later watch where this one ended.
 ///
 /// Only the backend that made it can read it, and [its formats] may change with any version: a watch that
-/// can't read a cursor begins with [`Resync`](Event::Resync). Cursors have no order. One of `MongoDb` contains
-/// the key of a record, so `Debug` does not print the text.
+/// can't read a cursor begins with [`Resync`](Event::Resync). Cursors have no order. One of `MongoDb`
+/// contains the key of a record, so `Debug` does not print the text.
 ///
 /// [its formats]: https://github.com/gateway-storage/gateway-storage/blob/main/docs/formats.md
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -232,8 +232,8 @@ mod file_modes {
     cases!(single_writer, file_single_writer, |storage| storage, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
     cases!(two_handles, file_two, |storage| storage, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
 }
-conforms!(either_memory, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
-conforms!(either_file, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage export_snapshot]);
+conforms!(either_memory, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
+conforms!(either_file, [credentials configs conditional leases plans usage export watch], [backend conditional_plans conditional_import export_usage export_snapshot watch_conditional watch_plans watch_import watch_at_close]);
 mod either_transactions {
     cases!(bare, either_of_memory, |storage| storage, [transactions cache watch], [conditional_transactions transactions_at_close watch_at_close]);
 }
@@ -251,28 +251,28 @@ mod git {
         stacked,
         git,
         |storage| testkit::workload::stacked_within(storage, gateway_storage::layer::Timeout::new(LONG_DEADLINE)),
-        [credentials configs conditional export],
-        [backend conditional_import export_snapshot]
+        [credentials configs conditional export watch],
+        [backend conditional_import export_snapshot watch_conditional watch_import watch_at_close]
     );
-    cases!(bare, git, |storage| storage, [credentials configs conditional export], [backend conditional_import export_snapshot]);
-    cases!(shared, git_shared, |storage| storage, [credentials configs conditional export], [backend conditional_import]);
+    cases!(bare, git, |storage| storage, [credentials configs conditional export watch], [backend conditional_import export_snapshot watch_conditional watch_import watch_at_close]);
+    cases!(shared, git_shared, |storage| storage, [credentials configs conditional export watch], [backend conditional_import watch_conditional watch_import watch_at_close]);
 }
 #[cfg(feature = "mongodb")]
 conforms!(mongodb, [credentials configs conditional leases plans usage transactions export watch], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close watch_conditional watch_plans watch_transactions watch_import watch_at_close]);
 #[cfg(feature = "mongodb")]
 conforms!(mongodb_alone, [credentials configs conditional leases plans usage export], [backend conditional_plans conditional_import export_usage]);
 #[cfg(feature = "redis")]
-conforms!(redis, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
+conforms!(redis, [credentials configs conditional leases plans usage cache export watch], [backend conditional_plans conditional_import export_usage watch_conditional watch_plans watch_import watch_at_close]);
 #[cfg(feature = "redis")]
-conforms!(redis_tls, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
+conforms!(redis_tls, [credentials configs conditional leases plans usage cache export watch], [backend conditional_plans conditional_import export_usage watch_conditional watch_plans watch_import watch_at_close]);
 #[cfg(feature = "redis")]
-conforms!(redis_cluster, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
+conforms!(redis_cluster, [credentials configs conditional leases plans usage cache export watch], [backend conditional_plans conditional_import export_usage watch_conditional watch_plans watch_import watch_at_close]);
 #[cfg(feature = "redis")]
-conforms!(redis_sentinel, [credentials configs conditional leases plans usage cache export], [backend conditional_plans conditional_import export_usage]);
+conforms!(redis_sentinel, [credentials configs conditional leases plans usage cache export watch], [backend conditional_plans conditional_import export_usage watch_conditional watch_plans watch_import watch_at_close]);
 #[cfg(feature = "postgres")]
-conforms!(postgres, [credentials configs conditional leases plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
+conforms!(postgres, [credentials configs conditional leases plans usage transactions export watch], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close watch_conditional watch_plans watch_transactions watch_import watch_at_close]);
 #[cfg(feature = "postgres")]
-conforms!(pgbouncer, [credentials configs conditional leases plans usage transactions export], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close]);
+conforms!(pgbouncer, [credentials configs conditional leases plans usage transactions export watch], [backend conditional_plans conditional_transactions conditional_import export_usage transactions_at_close watch_conditional watch_plans watch_transactions watch_import watch_at_close]);
 
 /// One test per persistent backend and capability, with a restart.
 macro_rules! keeps {

@@ -51,8 +51,6 @@ struct Shared<T> {
     problem: ArcSwapOption<Error>,
     /// When the watch last said that nothing was missed.
     heard: Mutex<Instant>,
-    /// Counts the changes of the value and of the problem.
-    changes: watch::Sender<u64>,
 }
 
 /// Ends the task when it is dropped.
@@ -218,17 +216,17 @@ impl<B> Storage<B> {
         S: Source<B, T>,
     {
         let (first, opened) = oneshot::channel();
+        let (changes, seen) = watch::channel(0);
         let storage = self.clone();
         let task = Task(tokio::spawn(async move {
             let events = pin!(storage.watch(WatchOptions::default().with_kind(DocumentKind::Config)));
             let follower =
-                Follower { storage: &storage, source, shared: None, read: None, first: Some(first) };
+                Follower { storage: &storage, source, shared: None, read: None, first: Some(first), changes };
             follower.run(events).await;
         }));
         let late = || Error::new(ErrorKind::Timeout, "the deadline passed before the first value was read");
         let opened = timeout(self.backend().deadline(), opened).await.map_err(|_| late())?;
         let shared: Arc<Shared<T>> = opened.map_err(|_| Error::closed())??;
-        let seen = shared.changes.subscribe();
         Ok(Live { shared, seen, task: Arc::new(task) })
     }
 }
@@ -307,6 +305,8 @@ struct Follower<'s, B, T, S: Source<B, T>> {
     shared: Option<Arc<Shared<T>>>,
     read: Option<S::Read>,
     first: Option<oneshot::Sender<Result<Arc<Shared<T>>>>>,
+    /// Counts the changes of the value and of the problem. Dropped at the end.
+    changes: watch::Sender<u64>,
 }
 
 impl<B: ConfigStore + Watch, T, S: Source<B, T>> Follower<'_, B, T, S> {
@@ -353,11 +353,23 @@ impl<B: ConfigStore + Watch, T, S: Source<B, T>> Follower<'_, B, T, S> {
                 };
             }
         };
-        match (self.first.take(), self.shared) {
-            (Some(first), _) => drop(first.send(Err(end))),
-            (None, Some(shared)) => shared.fail(end),
-            (None, None) => {}
+        match self.first.take() {
+            Some(first) => drop(first.send(Err(end))),
+            None => self.note(Some(end)),
         }
+    }
+
+    /// Notes what is wrong now, or that nothing is.
+    fn note(&self, problem: Option<Error>) {
+        let Some(shared) = &self.shared else { return };
+        let before = shared.problem.swap(problem.map(Arc::new));
+        if before.is_some() || shared.problem.load().is_some() {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Whether the value must be read again.
@@ -374,10 +386,10 @@ impl<B: ConfigStore + Watch, T, S: Source<B, T>> Follower<'_, B, T, S> {
 
     /// Takes what was read. An error ends the task: there is no first value.
     fn take(&mut self, read: Result<S::Read>) -> Result<()> {
-        if let (Ok(read), Some(last), Some(shared)) = (&read, &self.read, &self.shared)
+        if let (Ok(read), Some(last)) = (&read, &self.read)
             && read == last
         {
-            shared.mend();
+            self.note(None);
             return Ok(());
         }
         let parsed = read.and_then(|read| {
@@ -389,14 +401,13 @@ impl<B: ConfigStore + Watch, T, S: Source<B, T>> Follower<'_, B, T, S> {
                 self.read = Some(read);
                 shared.value.store(value);
                 shared.problem.store(None);
-                shared.tell();
+                self.tell();
             }
             (Ok((read, value)), None) => {
                 let shared = Arc::new(Shared {
                     value: ArcSwap::new(value),
                     problem: ArcSwapOption::empty(),
                     heard: Mutex::new(Instant::now()),
-                    changes: watch::Sender::new(0),
                 });
                 self.read = Some(read);
                 self.shared = Some(shared.clone());
@@ -404,7 +415,7 @@ impl<B: ConfigStore + Watch, T, S: Source<B, T>> Follower<'_, B, T, S> {
                     drop(first.send(Ok(shared)));
                 }
             }
-            (Err(error), Some(shared)) => {
+            (Err(error), Some(_)) => {
                 let system = system_name(self.storage.label());
                 tracing::warn!(
                     target: "gateway_storage",
@@ -413,29 +424,11 @@ impl<B: ConfigStore + Watch, T, S: Source<B, T>> Follower<'_, B, T, S> {
                     "a live config value was not taken over; the old one stays"
                 );
                 metrics::counter!("gateway_storage.live.refused", "db.system.name" => system).increment(1);
-                shared.fail(error);
+                self.note(Some(error));
             }
             (Err(error), None) => return Err(error),
         }
         Ok(())
-    }
-}
-
-impl<T> Shared<T> {
-    fn tell(&self) {
-        self.changes.send_modify(|changes| *changes += 1);
-    }
-
-    fn fail(&self, error: Error) {
-        self.problem.store(Some(Arc::new(error)));
-        self.tell();
-    }
-
-    /// The value in the store is the one that was parsed last.
-    fn mend(&self) {
-        if self.problem.swap(None).is_some() {
-            self.tell();
-        }
     }
 }
 

@@ -1,12 +1,15 @@
 //! Several handles of one File store: what each mode of sharing allows.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
+use futures_util::StreamExt;
 use gateway_storage::{
     Error, ErrorKind, File, FileOptions, Key, Outcome, Sharing, Storage, Verify,
+    history::DocumentKind,
     lease::{Claim, Holder},
     plan::{Applied, ApplyOptions, Plan},
     revision::Condition,
+    watch::{Event, WatchOptions},
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -115,6 +118,33 @@ async fn readers_follow_a_single_writer() {
     let writer = shared(base.path(), Sharing::SingleWriter).await.expect("a reader keeps no writer out");
     writer.set_config("a", json!("next")).await.unwrap();
     assert_eq!(reader.get_config("a").await.unwrap().value(), &json!("next"));
+}
+
+/// A reader need not know that the writer is the only one, which does not count its commits.
+#[tokio::test]
+async fn a_reader_of_either_mode_follows_a_single_writer() {
+    let base = TempDir::new().unwrap();
+    // Several writers have counted theirs before.
+    let before = open(base.path()).await.unwrap();
+    before.set_config("a", json!(0)).await.unwrap();
+    before.close().await.unwrap();
+    let writer = shared(base.path(), Sharing::SingleWriter).await.unwrap();
+    for mode in [Sharing::SingleWriter, Sharing::MultiWriter] {
+        let reader = reading(base.path(), mode).await.unwrap();
+        let mut events = pin!(reader.watch(WatchOptions::default()));
+        assert!(matches!(events.next().await, Some(Ok(Event::Resync { .. }))));
+        for round in 1..5 {
+            writer.set_config("a", json!(round)).await.unwrap();
+            // Of this kind, which comes after the other one.
+            while !matches!(
+                events.next().await.unwrap().unwrap(),
+                Event::Changed { kind: DocumentKind::Config, key: None, .. }
+            ) {}
+            for _ in 0..3 {
+                assert_eq!(reader.get_config("a").await.unwrap().value(), &json!(round), "{mode:?}");
+            }
+        }
+    }
 }
 
 /// Handles with other values of `shared` keep one another out, and the error says so.

@@ -12,6 +12,8 @@ mod file_formats;
 mod file_lists;
 #[cfg(feature = "file")]
 mod file_sharing;
+#[cfg(feature = "file")]
+mod file_watch;
 #[cfg(feature = "git")]
 mod git;
 #[cfg(all(feature = "conformance", any(feature = "mongodb", feature = "postgres")))]

@@ -18,6 +18,7 @@ mod terminal;
 mod transfer;
 mod urls;
 mod volumes;
+mod watch;
 
 use std::{
     fs,
@@ -623,6 +624,7 @@ fn help_has_examples() {
         "cache delete",
         "lease run",
         "lease list",
+        "watch",
         "export",
         "import",
         "inspect",

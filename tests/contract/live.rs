@@ -106,7 +106,8 @@ async fn many_values_are_one_struct() {
     storage.set_config("limit", json!("another")).await.unwrap();
     let mut live = storage.live_configs::<Limits>("limits.").await.unwrap();
     assert_eq!(*live.get(), Limits { requests: 5, models: vec![] });
-    storage.set_configs([("limits.requests", json!(6)), ("limits.models", json!(["a"]))]).await.unwrap();
+    let both = [("limits.requests", json!(6)), ("limits.models", json!(["a"]))];
+    storage.set_configs(both).await.unwrap().complete().unwrap();
     changed(&mut live).await;
     assert_eq!(*live.get(), Limits { requests: 6, models: vec!["a".into()] });
     storage.set_config("limit", json!("other")).await.unwrap();

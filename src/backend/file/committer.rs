@@ -122,7 +122,8 @@ impl Committer {
         let budget = Arc::new(Semaphore::new(QUEUE_BYTES));
         let line = Line { queue: queue.downgrade(), budget: budget.clone() };
         let after_commit = after_commit(line.clone());
-        let worker = Worker { reader, feed, memory: Memory::default(), failed: None, after_commit };
+        let memory = Memory::of(reader.writer());
+        let worker = Worker { reader, feed, memory, failed: None, after_commit };
         let thread = thread::Builder::new()
             .name("gateway-storage-file".into())
             .spawn(move || {

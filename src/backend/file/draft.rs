@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use redb::{ReadableTable, Table, WriteTransaction};
@@ -10,11 +10,12 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use super::{
     directory::Directory,
     held::Held,
+    log,
     tables::{CHANGED, EXPIRIES, LEASES, META, RECORDS, not_written},
 };
 use crate::{
     Error, ErrorKind, Key, Result,
-    codec::{PlanRecord, RecordKey, decode_plan, encode_audit, encode_plan},
+    codec::{PlanRecord, RecordKey, decode_plan, encode_audit, encode_plan, to_millis},
     error::Kind,
     history::DocumentKind,
     model::Within,
@@ -36,6 +37,9 @@ pub(super) const STORED_BYTES: &str = "stored_bytes";
 pub(super) const PLANS: &str = "plans";
 /// When the store was last backed up, in milliseconds since 1970.
 pub(super) const LAST_BACKUP: &str = "last_backup";
+/// Until when the store is watched, in milliseconds since 1970: until then processes that share it log what
+/// they change.
+pub(super) const WATCHED: &str = "watched";
 /// The round of the compaction that is under way. The first is random, so that it tells compactions apart.
 pub(super) const COPYING: &str = "copying";
 /// A random number that a store gets with its first compaction, and how often it was compacted since.
@@ -58,6 +62,36 @@ pub(super) struct Memory {
     leases_swept: u64,
     /// When a compaction was last looked for.
     copy_seen: Option<Instant>,
+    /// The number of this handle in the log.
+    writer: u64,
+    /// When it was last looked whether the store is watched, and whether it was.
+    watched: Option<(Instant, bool)>,
+}
+
+impl Memory {
+    pub(super) fn of(writer: u64) -> Self {
+        Self { writer, ..Self::default() }
+    }
+
+    /// Whether the store is watched. It is not looked at each commit, which must cost nothing more.
+    fn is_watched(&mut self, transaction: &WriteTransaction) -> Result<bool, redb::Error> {
+        if let Some((looked, is_watched)) = self.watched
+            && looked.elapsed() < WATCHED_PAUSE
+        {
+            return Ok(is_watched);
+        }
+        let is_watched = number(transaction, WATCHED)?.is_some_and(|until| until > millis());
+        self.watched = Some((Instant::now(), is_watched));
+        Ok(is_watched)
+    }
+}
+
+/// How often it is looked whether the store is watched.
+const WATCHED_PAUSE: Duration = Duration::from_millis(250);
+
+/// Now, in milliseconds since 1970.
+pub(super) fn millis() -> u64 {
+    to_millis(SystemTime::now()).unsigned_abs()
 }
 
 /// How often a compaction is looked for, while the store says that there is one.
@@ -197,6 +231,13 @@ impl<'t> Draft<'t> {
         self.set_number(LAST_BACKUP, last)
     }
 
+    /// Has all processes log what they change, until then.
+    pub(super) fn watch_until(&mut self, millis: u64) -> Result<()> {
+        self.memory.watched = None;
+        let until = self.number(WATCHED)?.max(millis);
+        self.set_number(WATCHED, until)
+    }
+
     fn set_number(&mut self, name: &str, number: u64) -> Result<()> {
         self.is_changed = true;
         let set = self
@@ -227,7 +268,12 @@ impl<'t> Draft<'t> {
         if let Some((round, names)) = self.copying.filter(|(_, names)| !names.is_empty()) {
             note(self.transaction, round, &names).map_err(not_written)?;
         }
-        save(self.transaction, &self.counts, counts_commits).map_err(not_written)?;
+        let commit = save(self.transaction, &self.counts, counts_commits).map_err(not_written)?;
+        if let Some(commit) = commit
+            && self.memory.is_watched(self.transaction).map_err(not_written)?
+        {
+            log::write(self.transaction, commit, self.memory.writer, &self.changed).map_err(not_written)?;
+        }
         Ok(Some(self.changed))
     }
 
@@ -547,8 +593,12 @@ impl<'t> Draft<'t> {
 /// The documents that a commit changes.
 pub(super) type Documents = Vec<(DocumentKind, Key)>;
 
-/// Writes the numbers about the store.
-fn save(transaction: &WriteTransaction, counts: &Counts, counts_commits: bool) -> Result<(), redb::Error> {
+/// Writes the numbers about the store. Returns the number of the commit, if it counts.
+fn save(
+    transaction: &WriteTransaction,
+    counts: &Counts,
+    counts_commits: bool,
+) -> Result<Option<u64>, redb::Error> {
     let mut meta = transaction.open_table(META)?;
     for (name, change) in counts.each().into_iter().filter(|(_, change)| *change != 0) {
         let before = meta.get(name)?.map_or(0, |number| number.value());
@@ -557,8 +607,9 @@ fn save(transaction: &WriteTransaction, counts: &Counts, counts_commits: bool) -
     if counts_commits {
         let before = meta.get(COMMITS)?.map_or(0, |number| number.value());
         meta.insert(COMMITS, before + 1)?;
+        return Ok(Some(before + 1));
     }
-    Ok(())
+    Ok(None)
 }
 
 /// A number about the store.

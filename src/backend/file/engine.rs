@@ -328,9 +328,9 @@ impl Engine {
         self.database.is_read_only()
     }
 
-    /// Whether every process counts its commits.
+    /// Whether every process that can write counts its commits. A reader can be beside one that does not.
     pub(super) fn counts_commits(&self) -> bool {
-        self.settings.sharing == Sharing::MultiWriter
+        self.settings.sharing == Sharing::MultiWriter && !self.is_read_only()
     }
 
     /// The file's header, which differs after every commit of any process.

@@ -20,6 +20,7 @@ mod held;
 mod interleaved;
 mod lease;
 mod list;
+mod log;
 mod options;
 mod overlay;
 mod piece;
@@ -71,13 +72,6 @@ struct Store {
     feed: Feed,
     path: PathBuf,
     options: Details,
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        // A watch does not keep the store open.
-        self.feed.close();
-    }
 }
 
 /// What [`stats`](Backend::stats) says of the options.

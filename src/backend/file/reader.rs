@@ -27,6 +27,8 @@ pub(super) struct Reader {
     /// Set while this process commits, in a store where others write, too.
     commits: AtomicBool,
     generations: AtomicU64,
+    /// See [`writer`](Self::writer).
+    writer: u64,
     /// Locked while the store is opened that has replaced this one.
     follows: Mutex<()>,
 }
@@ -36,6 +38,10 @@ pub(super) struct Current {
     pub(super) engine: Arc<Engine>,
     view: View,
 }
+
+/// Another one after each commit of any process: a generation, and the number of commits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment(u64, Option<u64>);
 
 // Only the state of a store has one, in an `Arc`.
 #[expect(clippy::large_enum_variant)]
@@ -95,6 +101,7 @@ impl Reader {
             cache: Cache::new(cache_bytes),
             commits: AtomicBool::new(false),
             generations: AtomicU64::new(ONLY + 1),
+            writer: fastrand::u64(..),
             follows: Mutex::new(()),
         };
         reader.current.store(Some(Arc::new(reader.renewed(&Arc::new(engine))?)));
@@ -131,23 +138,18 @@ impl Reader {
         }
     }
 
-    /// Whether no process has committed since this moment of the store was published, and no other process
-    /// had before.
-    pub(super) fn is_at(&self, moment: u64) -> Result<bool> {
-        Ok(self.current()?.generation()? == Some(moment))
+    /// The number of this handle in the log of a watched store.
+    pub(super) const fn writer(&self) -> u64 {
+        self.writer
     }
 
-    /// The store's moment, which is another one after each commit of another process, also one that was
-    /// perhaps made, and a snapshot that is not older. The commits of this process do not change it.
-    pub(super) fn moment(&self) -> Result<(u64, Arc<Snapshot>)> {
-        // Publishes what others have committed. While this process commits, that does.
-        self.newest()?;
+    /// The moment of the store, if the file has had no commit since and was not replaced.
+    pub(super) fn moment(&self) -> Result<Option<Moment>> {
         let current = self.current()?;
-        let moment = match current.view {
-            View::Published(_) => ONLY,
-            View::Shared { generation, .. } => generation,
-        };
-        Ok((moment, current.snapshot()?))
+        Ok(current.generation()?.map(|generation| match current.view {
+            View::Published(_) => Moment(generation, None),
+            View::Shared { commits, .. } => Moment(generation, commits),
+        }))
     }
 
     /// The store after another process has changed or replaced it.

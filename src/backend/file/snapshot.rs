@@ -1,6 +1,7 @@
 //! A consistent state of the store, from which any number of calls read.
 
 use std::{
+    collections::BTreeSet,
     ops::{Bound, RangeBounds},
     panic::{AssertUnwindSafe, catch_unwind},
 };
@@ -14,10 +15,12 @@ use super::{
     database::Opened,
     document::Document,
     draft::{CONFIGS, CREDENTIALS, STORED_BYTES, USAGE_RECORDS},
+    log,
     tables::{LEASES, META, RECORDS, not_read},
 };
 use crate::{
     Error, ErrorKind, Key, Result,
+    backend::feed::Change,
     codec::{RecordKey, decode_key},
 };
 
@@ -51,6 +54,11 @@ impl Snapshot {
     /// A number about the store.
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>> {
         guarded(|| Ok(self.transaction.open_table(META)?.get(name)?.map(|number| number.value())))
+    }
+
+    /// See [`log::read`].
+    pub(super) fn logged(&self, then: u64, now: u64, but: u64) -> Result<Option<BTreeSet<Change>>> {
+        guarded(|| log::read(&self.transaction, then, now, but))
     }
 
     /// Whether the store counts its records. One of an older version does once it is opened for writing.

@@ -83,29 +83,7 @@ impl Branch {
 
     /// The files that differ between two commits.
     pub(super) fn changes(&self, old: Option<Oid>, new: Option<Oid>) -> Result<Vec<Change>> {
-        self.compare(old, new).map_err(|error| failed("two commits can't be compared", error))
-    }
-
-    fn compare(&self, old: Option<Oid>, new: Option<Oid>) -> Result<Vec<Change>, git2::Error> {
-        let tree = |id: Option<Oid>| id.map(|id| self.repository.find_commit(id)?.tree()).transpose();
-        let (old, new) = (tree(old)?, tree(new)?);
-        let mut options = DiffOptions::new();
-        options.skip_binary_check(true).ignore_submodules(true).disable_pathspec_match(true);
-        let diff = self.repository.diff_tree_to_tree(old.as_ref(), new.as_ref(), Some(&mut options))?;
-        let mut changes = Vec::with_capacity(diff.deltas().len());
-        for delta in diff.deltas() {
-            // A file that one side does not have has the id zero there.
-            let blob = |file: DiffFile<'_>| {
-                (!file.id().is_zero()).then(|| Blob { id: file.id(), mode: file.mode() })
-            };
-            // Names of records are UTF-8; other files do not matter.
-            let path = delta.new_file().path_bytes().and_then(|path| std::str::from_utf8(path).ok());
-            if let Some(path) = path {
-                let (old, new) = (blob(delta.old_file()), blob(delta.new_file()));
-                changes.push(Change { path: path.to_owned(), old, new });
-            }
-        }
-        Ok(changes)
+        compare(&self.repository, old, new).map_err(|error| failed("two commits can't be compared", error))
     }
 
     /// The files that differ between a commit and its first parent.
@@ -176,6 +154,32 @@ impl Branch {
             Err(error) => Err(failed("the branch can't be moved", error).with_outcome(Outcome::Unknown)),
         }
     }
+}
+
+/// The files that differ between two commits.
+pub(super) fn compare(
+    repository: &Repository,
+    old: Option<Oid>,
+    new: Option<Oid>,
+) -> Result<Vec<Change>, git2::Error> {
+    let tree = |id: Option<Oid>| id.map(|id| repository.find_commit(id)?.tree()).transpose();
+    let (old, new) = (tree(old)?, tree(new)?);
+    let mut options = DiffOptions::new();
+    options.skip_binary_check(true).ignore_submodules(true).disable_pathspec_match(true);
+    let diff = repository.diff_tree_to_tree(old.as_ref(), new.as_ref(), Some(&mut options))?;
+    let mut changes = Vec::with_capacity(diff.deltas().len());
+    for delta in diff.deltas() {
+        // A file that one side does not have has the id zero there.
+        let blob =
+            |file: DiffFile<'_>| (!file.id().is_zero()).then(|| Blob { id: file.id(), mode: file.mode() });
+        // Names of records are UTF-8; other files do not matter.
+        let path = delta.new_file().path_bytes().and_then(|path| std::str::from_utf8(path).ok());
+        if let Some(path) = path {
+            let (old, new) = (blob(delta.old_file()), blob(delta.new_file()));
+            changes.push(Change { path: path.to_owned(), old, new });
+        }
+    }
+    Ok(changes)
 }
 
 fn unwritten(error: git2::Error) -> Error {

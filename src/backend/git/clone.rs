@@ -6,7 +6,12 @@ use arc_swap::ArcSwap;
 use git2::Oid;
 
 use super::{
-    GitOptions, branch::Branch, marker::MarkerGuard, repository::LockedRepository, state::State,
+    GitOptions,
+    branch::{Branch, Change},
+    marker::MarkerGuard,
+    repository::LockedRepository,
+    state::State,
+    watchers::Watchers,
     worktree::Worktree,
 };
 use crate::Result;
@@ -19,16 +24,17 @@ pub(super) struct LocalClone {
     pub(super) locked_repository: LockedRepository,
     pub(super) branch: Branch,
     pub(super) state: Arc<ArcSwap<State>>,
+    pub(super) watchers: Watchers,
     worktree: Worktree,
 }
 
 impl LocalClone {
     /// Opens the repository. Its records are not read yet.
-    pub(super) fn open(options: &GitOptions) -> Result<Self> {
+    pub(super) fn open(options: &GitOptions, watchers: Watchers) -> Result<Self> {
         let (locked_repository, repository) = LockedRepository::open(options)?;
         let worktree = Worktree::open(&locked_repository, &repository)?;
         let branch = Branch::new(repository, &locked_repository.path, options);
-        Ok(Self { locked_repository, branch, state: Arc::default(), worktree })
+        Ok(Self { locked_repository, branch, state: Arc::default(), watchers, worktree })
     }
 
     /// Reads the records, and brings the work tree to the branch.
@@ -83,19 +89,26 @@ impl LocalClone {
     pub(super) fn refresh(&mut self) -> Result<()> {
         let (head, state) = (self.branch.head()?, self.snapshot());
         if head != state.head {
-            let next = self.state_at(&state, head)?;
-            self.state.store(Arc::new(next));
+            let (next, changes) = self.state_at(&state, head)?;
+            self.publish(next, &changes);
         }
         Ok(())
     }
 
-    /// The state of another commit.
-    pub(super) fn state_at(&self, state: &State, head: Option<Oid>) -> Result<State> {
+    /// Has readers see this state, in which these files differ.
+    fn publish(&self, state: State, changes: &[Change]) {
+        let head = state.head;
+        self.state.store(Arc::new(state));
+        self.watchers.tell(head, changes);
+    }
+
+    /// The state of another commit, and the files in which it differs.
+    pub(super) fn state_at(&self, state: &State, head: Option<Oid>) -> Result<(State, Vec<Change>)> {
         let changes = self.branch.changes(state.head, head)?;
         let mut next = state.clone();
         next.follow(&self.branch.files(head)?, changes.iter().map(|change| &*change.path))?;
         next.head = head;
-        Ok(next)
+        Ok((next, changes))
     }
 
     /// Moves the branch, then the files, then the state that readers see.
@@ -103,7 +116,7 @@ impl LocalClone {
         let before = self.head();
         let changes = self.branch.changes(before, Some(commit))?;
         self.branch.advance(before, commit, "gateway-storage")?;
-        self.state.store(Arc::new(next));
+        self.publish(next, &changes);
         if self.branch.is_checked_out() {
             self.worktree.follow(&self.branch.repository, &changes);
         }
@@ -169,5 +182,6 @@ impl LocalClone {
             self.sync_worktree(true);
         }
         self.state.store(Arc::new(State::closed()));
+        self.watchers.close();
     }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, Key, Record, Result,
-    capability::{Conditional, document_of},
+    capability::{Conditional, Wake, document_of},
     history::DocumentKind,
     model::{Condition, Revision},
 };
@@ -47,5 +47,9 @@ impl Conditional for Git {
         })
         .await
         .map_err(is_final)
+    }
+
+    fn next_change(&self, kind: DocumentKind, key: &Key) -> Option<Wake> {
+        self.store.watchers.feed.next_change(kind, key)
     }
 }

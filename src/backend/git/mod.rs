@@ -20,6 +20,8 @@ mod repository;
 mod request;
 mod state;
 mod text;
+mod watch;
+mod watchers;
 mod worker;
 mod worktree;
 mod writer;
@@ -35,6 +37,7 @@ pub use options::{GitOptions, GitSync};
 use serde::Serialize;
 use serde_json::{Value, json};
 use state::{Draft, State};
+use watchers::Watchers;
 use worker::Worker;
 use writer::{SyncStatus, Writer};
 
@@ -63,10 +66,14 @@ pub struct Unsent {
 struct Store {
     state: Arc<ArcSwap<State>>,
     sync_status: Arc<Mutex<SyncStatus>>,
+    watchers: Watchers,
     worker: Worker,
     path: PathBuf,
     options: GitOptions,
 }
+
+/// The backend's name.
+const LABEL: &str = "git";
 
 impl Git {
     /// The current state, or an error once the store is closed.
@@ -156,7 +163,7 @@ impl std::fmt::Debug for Git {
 
 impl Backend for Git {
     fn label(&self) -> &'static str {
-        "git"
+        LABEL
     }
 
     /// The branch.
@@ -218,7 +225,9 @@ impl Backend for Git {
     }
 
     async fn close(&self) -> Result<()> {
-        self.store.worker.close(time_left(self.deadline)).await
+        let closed = self.store.worker.close(time_left(self.deadline)).await;
+        self.store.watchers.feed.close();
+        closed
     }
 }
 
@@ -231,13 +240,18 @@ impl Open for Git {
         let runtime = tokio::runtime::Handle::current();
         let opened = tokio::task::spawn_blocking(move || {
             let (deadline, wanted) = (options.deadline, options.clone());
+            let watchers = Watchers::new();
+            let of_writer = watchers.clone();
             let (worker, (state, sync_status, path)) = Worker::start(move |is_dropped| {
-                let writer = Writer::open(&wanted, runtime, is_dropped)?;
+                let writer = Writer::open(&wanted, runtime, is_dropped, of_writer)?;
                 let local = &writer.local;
                 let seen = (local.state.clone(), writer.status.clone(), local.locked_repository.path.clone());
                 Ok((writer, seen))
             })?;
-            Ok(Self { store: Arc::new(Store { state, sync_status, worker, path, options }), deadline })
+            Ok(Self {
+                store: Arc::new(Store { state, sync_status, watchers, worker, path, options }),
+                deadline,
+            })
         });
         opened.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "opening the store panicked")))
     }

@@ -3,7 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
@@ -33,9 +33,22 @@ enum Message {
     Close,
 }
 
+/// A way to the thread for a watch, which does not keep the store open.
+#[derive(Clone)]
+pub(super) struct Line(Weak<Sender<Message>>);
+
+impl Line {
+    /// Queues some work, and does not wait for it.
+    pub(super) fn send(&self, work: impl FnOnce(&mut Writer) + Send + 'static) -> Result<()> {
+        let queue = self.0.upgrade().ok_or_else(Error::closed)?;
+        let job = move |writer: &mut Writer| drop(catch_unwind(AssertUnwindSafe(|| work(writer))));
+        queue.send(Message::Work(Box::new(job))).map_err(|_| Error::closed())
+    }
+}
+
 /// The handle of the thread: the only way to change the store.
 pub(super) struct Worker {
-    queue: Sender<Message>,
+    queue: Arc<Sender<Message>>,
     slots: Arc<Semaphore>,
     /// Closes when the thread has released the store.
     released: watch::Receiver<()>,
@@ -79,7 +92,12 @@ impl Worker {
             })?;
         let seen = opened.recv().unwrap_or_else(|_| Err(panicked()))?;
         let slots = Arc::new(Semaphore::new(QUEUE));
+        let queue = Arc::new(queue);
         Ok((Self { queue, slots, released, is_dropped, _thread: Joined::new(thread) }, seen))
+    }
+
+    pub(super) fn line(&self) -> Line {
+        Line(Arc::downgrade(&self.queue))
     }
 
     /// Queues some work and waits for its result.

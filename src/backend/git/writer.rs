@@ -22,6 +22,7 @@ use super::{
     remote::{Answer, Remote},
     remote_thread::Setup,
     request::Sent,
+    watchers::Watchers,
 };
 use crate::{Error, ErrorKind, Outcome, Result};
 
@@ -36,6 +37,8 @@ const MAX_REJECTED: u32 = 5;
 pub(super) struct SyncStatus {
     /// When it last answered.
     pub(super) answered: Option<SystemTime>,
+    /// Whether the last attempt to get the remote's commits failed.
+    pub(super) is_cut_off: bool,
     /// Why the remote can't be reached, or why our commits can't be sent.
     pub(super) problem: Option<Error>,
     /// Why the remote refuses our commits, in its own words. They may quote what was sent, so they are only
@@ -87,8 +90,13 @@ impl Writer {
     /// Opens the repository and reads its records.
     ///
     /// It stops waiting for the remote once `is_dropped` is set.
-    pub(super) fn open(options: &GitOptions, runtime: Handle, is_dropped: Arc<AtomicBool>) -> Result<Self> {
-        let local = LocalClone::open(options)?;
+    pub(super) fn open(
+        options: &GitOptions,
+        runtime: Handle,
+        is_dropped: Arc<AtomicBool>,
+        watchers: Watchers,
+    ) -> Result<Self> {
+        let local = LocalClone::open(options, watchers)?;
         let start = |remote: &String| {
             let remote = match local_path(remote) {
                 Some(path) => absolute(path).ok().and_then(|path| path.to_str().map(str::to_owned)),
@@ -166,7 +174,8 @@ impl Writer {
             Err(error) => {
                 self.next_sync = after(self.options.interval);
                 self.offline_until = Some(self.next_sync);
-                self.status().problem = Some(error.clone());
+                let mut status = self.status();
+                (status.problem, status.is_cut_off) = (Some(error.clone()), true);
             }
         }
         result
@@ -179,7 +188,7 @@ impl Writer {
             Sent::Accepted => {
                 (self.locked, self.rejected, self.rejected_until) = (0, 0, None);
                 let mut status = self.status();
-                (status.problem, status.message) = (None, None);
+                (status.problem, status.message, status.is_cut_off) = (None, None, false);
             }
             Sent::Rejected(message) => {
                 self.locked = 0;
@@ -309,7 +318,14 @@ impl Writer {
     /// Changes nothing if both sides changed a record, or if the remote's data can't be read; this is
     /// recorded.
     fn integrate(&mut self, theirs: Option<Oid>) -> Result<()> {
-        take_over(&mut self.local, theirs).inspect_err(|error| self.status().problem = Some(error.clone()))
+        let taken = take_over(&mut self.local, theirs);
+        let mut status = self.status();
+        status.is_cut_off = taken.is_err();
+        if let Err(error) = &taken {
+            status.problem = Some(error.clone());
+        }
+        drop(status);
+        taken
     }
 
     /// Whether a request to the remote is pending.
@@ -319,7 +335,10 @@ impl Writer {
 
     /// When the remote is next contacted automatically.
     pub(super) fn next_sync(&self) -> Option<Instant> {
-        let is_wanted = self.options.pull == GitSync::Interval || self.options.push != GitSync::Manual;
+        let is_wanted = self.options.pull == GitSync::Interval
+            || self.options.push != GitSync::Manual
+            // Also without a write, once there was a watcher.
+            || self.options.pull == GitSync::Write && self.local.watchers.feed.is_watched();
         (is_wanted && self.remote.is_some()).then_some(self.next_sync)
     }
 
@@ -401,7 +420,7 @@ fn take_over(local: &mut LocalClone, theirs: Option<Oid>) -> Result<()> {
     let base = local.branch.base(state.head, theirs)?;
     let Some(theirs) = theirs.filter(|theirs| Some(*theirs) != base) else { return Ok(()) };
     let tip = if base == state.head { theirs } else { rebase(&local.branch, state.head, base, theirs)? };
-    let next = local.state_at(&state, Some(tip))?;
+    let (next, _) = local.state_at(&state, Some(tip))?;
     local.move_to(tip, next)
 }
 

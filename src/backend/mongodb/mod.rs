@@ -35,6 +35,8 @@ pub use options::{MongoDbOptions, ReadLevel, WriteLevel};
 use pool::Permit;
 use server::Server;
 pub use transaction::MongoDbTransaction;
+#[cfg(fuzzing)]
+pub use watch::read_back;
 
 use crate::{
     Backend, Open, Result, StorageStats,

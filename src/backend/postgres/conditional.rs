@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Error, Key, Record, Result,
     backend::remote::Effect,
-    capability::{Conditional, document_of},
+    capability::{Conditional, Wake, document_of},
     error::Kind,
     history::DocumentKind,
     model::{Condition, Revision},
@@ -70,5 +70,8 @@ impl Conditional for Postgres {
         let reply = self.run_keyed(Effect::Write, statement, key, &parameters).await?;
         let row = reply.rows.first().ok_or_else(|| Error::not_found(missing, key))?;
         if column(row, 0)? { Ok(()) } else { Err(Condition::conflict(key)) }
+    }
+    fn next_change(&self, kind: DocumentKind, key: &Key) -> Option<Wake> {
+        self.server.feed.next_change(kind, key)
     }
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use tokio::{
+    sync::Notify,
     task::AbortHandle,
     time::{Instant, timeout, timeout_at},
 };
@@ -41,14 +42,22 @@ pub(super) struct Connection {
     pub(super) is_preparing: bool,
     /// It must not be used again.
     is_retired: AtomicBool,
-    /// The server sent a notice since it was asked to cancel.
-    has_notice: Arc<AtomicBool>,
+    heard: Arc<Heard>,
     opened: Instant,
     /// Ends its task, if that is our own.
     driver: Option<AbortHandle>,
     /// TLS for cancel requests. None behind a pooler: some cancel requests crash PgBouncer 1.18, and it
     /// closes the server's connection when a client is gone.
     cancel_tls: Option<MakeRustlsConnect>,
+}
+
+/// What the server said without being asked.
+#[derive(Default)]
+struct Heard {
+    /// A notice, since it was asked to cancel.
+    has_notice: AtomicBool,
+    /// Notifications, and the end of the connection.
+    rung: Notify,
 }
 
 /// What the driver returns for each message of the server.
@@ -64,7 +73,7 @@ impl Connection {
             in_transaction: false,
             is_preparing: false,
             is_retired: AtomicBool::new(false),
-            has_notice: Arc::default(),
+            heard: Arc::default(),
             opened: Instant::now(),
             driver: None,
             cancel_tls,
@@ -77,16 +86,24 @@ impl Connection {
         mut self,
         mut poll_message: impl FnMut(&mut Context<'_>) -> Poll<Option<Message>> + Send + 'static,
     ) -> Self {
-        let notice = self.has_notice.clone();
+        let heard = self.heard.clone();
         let driver = tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(&mut poll_message).await {
-                if let AsyncMessage::Notice(_) = message {
-                    notice.store(true, Ordering::SeqCst);
+                match message {
+                    AsyncMessage::Notice(_) => heard.has_notice.store(true, Ordering::SeqCst),
+                    AsyncMessage::Notification(_) => heard.rung.notify_one(),
+                    _ => {}
                 }
             }
+            heard.rung.notify_one();
         });
         self.driver = Some(driver.abort_handle());
         self
+    }
+
+    /// Ends at a notification, or when the connection does.
+    pub(super) async fn rung(&self) {
+        self.heard.rung.notified().await;
     }
 
     fn is_retired(&self) -> bool {
@@ -152,7 +169,7 @@ impl Connection {
             .await;
             // A commit that was waiting for a replica ends without it then, with a notice and a successful
             // reply.
-            if matches!(reply, Ok(Ok(_))) && self.has_notice.load(Ordering::SeqCst) {
+            if matches!(reply, Ok(Ok(_))) && self.heard.has_notice.load(Ordering::SeqCst) {
                 return (Err(reply_timeout(SERVER, effect)), State::Ready);
             }
         }
@@ -177,7 +194,7 @@ impl Connection {
     /// Asks the server to cancel the request, and retires the connection, since that may arrive late.
     async fn cancel(&self) {
         self.retire();
-        self.has_notice.store(false, Ordering::SeqCst);
+        self.heard.has_notice.store(false, Ordering::SeqCst);
         if let Some(tls) = self.cancel_tls.clone() {
             drop(self.client.cancel_token().cancel_query(tls).await);
         }

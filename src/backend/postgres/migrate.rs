@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Postgres, PostgresOptions,
     session::Session,
+    settings::lock_of,
     statement::{Parameter, Reply, Sql, column},
 };
 use crate::{Backend, Error, ErrorKind, Result, backend::remote::Effect};
@@ -62,12 +63,6 @@ fn checksum(migration: &str) -> String {
         write!(text, "{byte:02x}").expect("writing to a String does not fail");
         text
     })
-}
-
-/// The key of the advisory lock under which one process at a time migrates this schema.
-fn lock_of(schema: &str) -> i64 {
-    let digest = Sha256::digest(format!("gateway-storage schema {schema}"));
-    i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
 /// The version, if the applied migrations are those of this crate.

@@ -1,5 +1,7 @@
 //! [`Postgres`]: one statement per operation, over a fair pool, with transactions.
 
+mod bell;
+mod changes;
 mod conditional;
 mod config;
 mod connection;
@@ -21,9 +23,12 @@ mod stats;
 mod tls;
 mod transaction;
 mod usage;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
+#[cfg(fuzzing)]
+pub use changes::read_back;
 pub use migrate::SchemaStatus;
 pub use options::{ChannelBinding, Isolation, PostgresOptions, SslMode, SslNegotiation};
 use server::Server;
@@ -33,6 +38,8 @@ pub use transaction::PostgresTransaction;
 use crate::{
     Backend, Error, ErrorKind, Open, Result, StorageStats, backend::remote::Effect, layer::time_left,
 };
+
+const LABEL: &str = "postgres";
 
 /// The number of chunks of a batch that run concurrently, each on a connection.
 const CONCURRENT_CHUNKS: usize = 4;
@@ -54,7 +61,7 @@ impl std::fmt::Debug for Postgres {
 
 impl Backend for Postgres {
     fn label(&self) -> &'static str {
-        "postgres"
+        LABEL
     }
 
     /// `database|schema`, if the options name the database or the user, whose name is its default.
@@ -86,6 +93,7 @@ impl Backend for Postgres {
     }
 
     async fn close(&self) -> Result<()> {
+        self.server.feed.close();
         self.server.close(time_left(self.deadline)).await
     }
 }
@@ -94,7 +102,7 @@ impl Postgres {
     /// Creates a handle without connecting. `is_for_schema`: it reads and writes no records.
     async fn new(options: PostgresOptions, is_for_schema: bool) -> Result<Self> {
         let (deadline, server) = (options.deadline, Server::new(options, is_for_schema).await?);
-        Ok(Self { deadline, server: Arc::new(server) })
+        Ok(Self { deadline, server })
     }
 
     /// Fails if the server is too old or the database is not UTF-8.

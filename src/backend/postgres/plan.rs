@@ -123,6 +123,7 @@ async fn finish(
         // No value changed, whether or not the audit entry was stored.
         return committed.map_err(|error| error.with_outcome(Outcome::NotApplied));
     }
+    call.server.ring();
     committed
 }
 

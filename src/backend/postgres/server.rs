@@ -2,7 +2,7 @@
 
 use std::{
     pin::pin,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{Arc, Weak, atomic::AtomicU32},
     time::Duration,
 };
 
@@ -11,28 +11,32 @@ use tokio_postgres::{Client, Error as DriverError, RowStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    Postgres,
+    LABEL, Postgres,
+    bell::{Bell, Rope},
     connection::Connection,
     dial::Dialer,
     error::SERVER,
     options::PostgresOptions,
-    settings::{begin, begin_plan},
+    settings::{begin, begin_plan, lock_of},
     statement::{Parameter, Reply, Sql, Texts, column},
     tls,
 };
 use crate::{
     PoolStats, Pooled, Result,
-    backend::remote::{
-        Effect, call, connection_timeout,
-        current::Current,
-        gate::Gate,
-        pool::{Lease, Limits, Pool},
+    backend::{
+        feed::Feed,
+        remote::{
+            Effect, call, connection_timeout,
+            current::Current,
+            gate::Gate,
+            pool::{Lease, Limits, Pool},
+        },
     },
 };
 
 pub(super) struct Server {
     pub(super) options: PostgresOptions,
-    tls: MakeRustlsConnect,
+    pub(super) tls: MakeRustlsConnect,
     /// The name of the database and schema in telemetry.
     pub(super) namespace: Option<String>,
     pub(super) texts: Texts,
@@ -42,13 +46,19 @@ pub(super) struct Server {
     pub(super) begin_plan: String,
     /// The number of leases that were claimed with success.
     pub(super) claims: AtomicU32,
+    /// Tells the watchers of this process.
+    pub(super) feed: Feed,
+    /// Wakes the watchers of all processes.
+    pub(super) bell: Bell,
+    /// This one, for tasks that do not keep it open.
+    pub(super) own: Weak<Self>,
     pool: Current<Pool<Dialer>>,
     /// The running calls, which closing waits for.
     calls: Gate,
 }
 
 impl Server {
-    pub(super) async fn new(options: PostgresOptions, is_for_schema: bool) -> Result<Self> {
+    pub(super) async fn new(options: PostgresOptions, is_for_schema: bool) -> Result<Arc<Self>> {
         let texts = Texts::new(&options.quoted_schema()?);
         let tls = tls::connector(&options).await?;
         let dialer = Dialer::new(&options, tls.clone(), is_for_schema)?;
@@ -58,11 +68,39 @@ impl Server {
         let database = options.dbname.as_ref().or(options.user.as_ref());
         let namespace = database.map(|database| format!("{database}|{}", options.schema));
         let (claims, calls) = (AtomicU32::new(0), Gate::new());
-        Ok(Self { options, tls, namespace, texts, begin, begin_plan, claims, pool, calls })
+        let (feed, bell) = (Feed::new(LABEL), Bell::new());
+        Ok(Arc::new_cyclic(|own| Self {
+            options,
+            tls,
+            namespace,
+            texts,
+            begin,
+            begin_plan,
+            claims,
+            feed,
+            bell,
+            own: own.clone(),
+            pool,
+            calls,
+        }))
     }
 
     pub(super) fn pool(&self) -> Result<Arc<Pool<Dialer>>> {
         self.pool.get()
+    }
+
+    pub(super) fn call(&self, deadline: Duration) -> Result<Call<'_>> {
+        Call::begin(self, &self.calls, deadline)
+    }
+
+    /// The channel of notifications after changes.
+    pub(super) fn channel(&self) -> String {
+        format!("gateway_storage_{:016x}", lock_of(&self.options.schema).cast_unsigned())
+    }
+
+    /// Wakes watchers, after a change.
+    pub(super) fn ring(&self) {
+        self.bell.ring(&self.own);
     }
 
     /// Waits for the running calls until the deadline, then disconnects.
@@ -76,6 +114,18 @@ impl Server {
 fn pool(dialer: Dialer, options: &PostgresOptions, max: u32) -> Result<Pool<Dialer>> {
     let PostgresOptions { idle_timeout, max_lifetime, .. } = *options;
     Pool::new(dialer, &Limits { max, idle_timeout, max_lifetime })
+}
+
+impl Rope for Server {
+    async fn is_watched(&self) -> Result<bool> {
+        let call = self.call(self.options.deadline)?;
+        column(call.run(Effect::Read, Sql::IsWatched, &[]).await?.row()?, 0)
+    }
+
+    async fn notify(&self) -> Result<bool> {
+        let (call, channel) = (self.call(self.options.deadline)?, self.channel());
+        column(call.run(Effect::Read, Sql::Ring, &[Parameter::Text(&channel)]).await?.row()?, 2)
+    }
 }
 
 impl Pooled for Postgres {
@@ -101,7 +151,7 @@ pub(super) type Call<'s> = call::Call<'s, Server>;
 
 impl Postgres {
     pub(super) fn call(&self) -> Result<Call<'_>> {
-        Call::begin(&self.server, &self.server.calls, self.deadline)
+        self.server.call(self.deadline)
     }
 }
 
@@ -119,7 +169,12 @@ impl Call<'_> {
         parameters: &[Parameter<'_>],
     ) -> Result<Reply> {
         let mut connection = self.connection().await?;
-        self.run_on(&mut connection, effect, statement, parameters).await
+        let result = self.run_on(&mut connection, effect, statement, parameters).await;
+        // Also after an error: the write may have been applied.
+        if statement.is_watched() {
+            self.server.ring();
+        }
+        result
     }
 
     /// Runs one statement on this connection.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::options::{Isolation, PostgresOptions};
 use crate::Result;
 
@@ -55,6 +57,12 @@ fn of_transaction(options: &PostgresOptions) -> String {
         return String::new();
     }
     timeouts(options).map(|(name, value)| format!("; SET LOCAL {name} = {value}")).concat()
+}
+
+/// The key of the advisory lock under which one process at a time migrates this schema.
+pub(super) fn lock_of(schema: &str) -> i64 {
+    let digest = Sha256::digest(format!("gateway-storage schema {schema}"));
+    i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
 #[cfg(test)]

@@ -209,6 +209,64 @@ statements! {
         WHERE name = $1 AND holder = $2 AND number = $3";
     ListLeases = "SELECT name, holder, number, {left} FROM {s}.leases AS stored WHERE ends > clock_timestamp() ORDER BY name";
 
+    // Watches: see `changes.rs`. The sequences are read and set outside of snapshots.
+    //
+    // First the state: the seconds that the store stays watched, which a look extends, its life, the
+    // snapshot, whether this is a standby, and whether all changes since the snapshot $1 are still there.
+    // Then the changes that became visible since $1. The time is read before the number of the watched
+    // period, because a period begins with its number.
+    Look = "WITH clock AS MATERIALIZED (SELECT coalesce(pg_sequence_last_value('{s}.watch_until'::regclass), 0)::float8 \
+        - extract(epoch FROM clock_timestamp())::float8 AS remaining), \
+        changed AS MATERIALIZED (SELECT DISTINCT kind, key FROM {s}.changes \
+        WHERE xid >= pg_snapshot_xmin(nullif($1, '')::pg_snapshot) \
+        AND NOT pg_visible_in_snapshot(xid, nullif($1, '')::pg_snapshot) LIMIT $2) \
+        SELECT remaining, CASE WHEN remaining BETWEEN 60 AND 540 THEN setval('{s}.watch_until', {until}) END, \
+        concat_ws('.', floor(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
+        (SELECT oid FROM pg_database WHERE datname = current_database()), to_regclass('{s}.changes')::oid, \
+        to_regclass('{s}.credentials')::oid, to_regclass('{s}.configs')::oid, \
+        pg_sequence_last_value('{s}.watch_epoch'::regclass)), \
+        pg_current_snapshot()::text, pg_is_in_recovery(), \
+        coalesce((SELECT pruned FROM {s}.watch) < pg_snapshot_xmin(nullif($1, '')::pg_snapshot), false), \
+        NULL::bigint, NULL::text FROM clock \
+        UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, kind::bigint, key FROM changed";
+    WatchTriggers = "SELECT relname::text, tgname::text, tgenabled IN ('O', 'A') FROM pg_trigger \
+        JOIN pg_class ON pg_class.oid = tgrelid WHERE NOT tgisinternal AND tgname LIKE 'watch\\_%' \
+        AND tgrelid IN (to_regclass('{s}.credentials'), to_regclass('{s}.configs'))";
+    // Rows of another server, which a restored dump has, are not of this server's transactions.
+    ForgetForeign = "WITH forgotten AS (DELETE FROM {s}.changes WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())) \
+        UPDATE {s}.watch SET pruned = '0', mark = '0' \
+        WHERE greatest(pruned, mark) > pg_snapshot_xmin(pg_current_snapshot())";
+    WatchState = "SELECT version::bigint, settled, coalesce(pg_sequence_last_value('{s}.watch_epoch'::regclass), 0), \
+        coalesce(pg_sequence_last_value('{s}.watch_until'::regclass), 0) > {until} - 540 FROM {s}.watch";
+    WatchEpoch = "SELECT nextval('{s}.watch_epoch')";
+    WatchUntil = "SELECT setval('{s}.watch_until', {until})";
+    WatchSettled = "UPDATE {s}.watch SET settled = $1";
+    // The transactions that write to the tables, or have.
+    Writers = "SELECT DISTINCT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND granted \
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+        AND relation IN (to_regclass('{s}.credentials'), to_regclass('{s}.configs')) \
+        AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
+        AND pid IS DISTINCT FROM pg_backend_pid()";
+    // Deletes up to 20,000 old rows, or a whole transaction's: not the newest 100,000, and none that a
+    // snapshot of the last minute may not show. Returns whether there are more.
+    Prune = "WITH held AS MATERIALIZED (SELECT mark FROM {s}.watch \
+        WHERE marked <= clock_timestamp() - interval '1 minute' FOR UPDATE SKIP LOCKED), \
+        kept AS MATERIALIZED (SELECT xid FROM {s}.changes WHERE EXISTS (SELECT FROM held) \
+        ORDER BY xid DESC OFFSET 100000 LIMIT 1), \
+        part AS MATERIALIZED (SELECT xid FROM {s}.changes WHERE EXISTS (SELECT FROM kept) \
+        ORDER BY xid OFFSET 20000 LIMIT 1), \
+        last AS MATERIALIZED (SELECT changes.xid FROM {s}.changes, held, kept, part \
+        WHERE changes.xid < mark AND changes.xid < kept.xid AND changes.xid <= part.xid ORDER BY changes.xid DESC LIMIT 1), \
+        deleted AS (DELETE FROM {s}.changes USING last WHERE changes.xid <= last.xid), \
+        more AS MATERIALIZED (SELECT EXISTS (SELECT FROM last, part WHERE last.xid = part.xid) AS is_more), \
+        noted AS (UPDATE {s}.watch SET pruned = greatest(pruned, (SELECT xid FROM last)), \
+        mark = CASE WHEN is_more THEN watch.mark ELSE pg_snapshot_xmin(pg_current_snapshot()) END, \
+        marked = CASE WHEN is_more THEN marked ELSE clock_timestamp() END FROM held, more) \
+        SELECT is_more FROM more";
+    IsWatched = "SELECT {watched}";
+    // The commit of a notification takes a lock, so it does not wait for the disk or a standby.
+    Ring = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, ''), {watched}";
+
     // In a transaction a write returns the transaction's number, by which a lost commit is looked up. The
     // update goes before the insert: only an update conflicts with the concurrent deletion of a record that
     // is in the snapshot.
@@ -241,6 +299,13 @@ const LEFT: &str = "extract(epoch FROM stored.ends)::float8 - extract(epoch FROM
 /// The server's clock in microseconds since 1970.
 const MICROS: &str = "floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
+/// The second until which a store is watched if nothing extends it.
+const UNTIL: &str = "(floor(extract(epoch FROM clock_timestamp())) + 600)::bigint";
+
+/// Whether a store is watched. Also defined if nothing has ever watched it.
+const WATCHED: &str = "coalesce(pg_sequence_last_value(to_regclass('{s}.watch_until')) \
+    > extract(epoch FROM clock_timestamp()), false)";
+
 /// The SQL of all statements for one schema.
 pub(super) struct Texts([String; STATEMENTS]);
 
@@ -251,6 +316,7 @@ impl Texts {
         let of = |text: &str| {
             let text =
                 text.replace("{revision}", REVISION).replace("{left}", LEFT).replace("{micros}", MICROS);
+            let text = text.replace("{until}", UNTIL).replace("{watched}", WATCHED);
             text.replace("'{s}.", &literal).replace("{s}", quoted_schema)
         };
         Self(std::array::from_fn(|at| of(TEXTS[at])))
@@ -280,6 +346,33 @@ pub(super) fn counters_of(range: &KeyRange) -> [Parameter<'_>; 3] {
     // No field is empty, and all sort before the other text.
     let field = if range.has_first() { "" } else { BEHIND_ALL };
     [range.first(), field, range.end()].map(Parameter::Text)
+}
+
+impl Sql {
+    /// Whether watches tell what it changes.
+    pub(super) const fn is_watched(self) -> bool {
+        use Sql::{
+            CreateConfig, CreateCredential, DeleteConfig, DeleteConfigIf, DeleteCredential,
+            DeleteCredentialIf, DeleteCredentials, SetConfig, SetConfigIf, SetConfigs, SetCredential,
+            SetCredentialIf, SetCredentials,
+        };
+        matches!(
+            self,
+            CreateConfig
+                | CreateCredential
+                | DeleteConfig
+                | DeleteConfigIf
+                | DeleteCredential
+                | DeleteCredentialIf
+                | DeleteCredentials
+                | SetConfig
+                | SetConfigIf
+                | SetConfigs
+                | SetCredential
+                | SetCredentialIf
+                | SetCredentials
+        )
+    }
 }
 
 impl Parameter<'_> {

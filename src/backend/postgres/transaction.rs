@@ -116,15 +116,19 @@ impl Transaction for PostgresTransaction {
         let postgres = self.postgres.clone();
         let call = postgres.call()?;
         self.check()?;
-        let incarnation = self.session.incarnation();
-        match (self.session.commit(&call).await, self.number) {
+        let (incarnation, has_written) = (self.session.incarnation(), self.number.is_some());
+        let result = match (self.session.commit(&call).await, self.number) {
             (Err(error), Some(number)) if error.outcome() == Outcome::Unknown => {
                 resolve(&call, &number, incarnation.as_deref(), error).await
             }
             // The transaction wrote nothing.
             (Err(error), None) => Err(error.with_outcome(Outcome::NotApplied)),
             (result, _) => result,
+        };
+        if has_written {
+            call.server.ring();
         }
+        result
     }
 
     async fn rollback(self) -> Result<()> {

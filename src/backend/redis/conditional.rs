@@ -7,7 +7,7 @@ use super::{Redis, config, layout::Space, reply};
 use crate::{
     Error, Key, Record, Result,
     backend::remote::Effect,
-    capability::{Conditional, document_of},
+    capability::{Conditional, Wake, document_of},
     codec::decode_credential,
     error::Kind,
     history::DocumentKind,
@@ -136,5 +136,9 @@ impl Conditional for Redis {
 
     async fn delete_if(&self, kind: DocumentKind, key: &Key, revision: Revision) -> Result<()> {
         self.write_if(kind, key, Condition::Unchanged(revision), None).await
+    }
+
+    fn next_change(&self, kind: DocumentKind, key: &Key) -> Option<Wake> {
+        self.feed.next_change(kind, key)
     }
 }

@@ -1,6 +1,7 @@
 //! One connection that many calls share.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -12,7 +13,10 @@ use bb8::ManageConnection;
 use bb8_redis::RedisConnectionManager;
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
-    RedisResult, Value, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
+    RedisResult, Value,
+    aio::{AsyncPushSender, MultiplexedConnection},
+    cmd,
+    io::tcp::TcpSettings,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -64,6 +68,15 @@ impl Connection {
     pub(super) fn is_dead(&self) -> bool {
         self.is_retired.load(Ordering::Relaxed)
             || self.opened.task.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    pub(super) fn leads_to(&self, place: &Place) -> bool {
+        self.opened.place == *place
+    }
+
+    /// Keeps later calls from using this connection. Calls in flight continue to wait.
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -143,9 +156,9 @@ impl InFlight {
         self.connection.opened.driver.clone()
     }
 
-    /// Keeps later calls from using this connection. Calls in flight continue to wait.
+    /// See [`Connection::retire`].
     pub(super) fn retire(&self) {
-        self.connection.is_retired.store(true, Ordering::Relaxed);
+        self.connection.retire();
     }
 
     /// The reply to the last request arrived.
@@ -169,9 +182,18 @@ impl Drop for InFlight {
     }
 }
 
+/// Where a connection leads.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) addr: Address,
+    /// What the host's name stood for. `None`: it is not known, or there is no name.
+    peer: Option<SocketAddr>,
+}
+
 /// An open connection. Dropping it closes the connection, even with requests in flight.
 pub(super) struct Opened {
     pub(super) driver: MultiplexedConnection,
+    pub(super) place: Place,
     /// Writes requests and reads replies until the connection is lost. None if the driver ends its own task.
     task: Option<JoinHandle<()>>,
 }
@@ -183,10 +205,11 @@ impl Opened {
         info: &RedisConnectionInfo,
         config: AsyncConnectionConfig,
         server: &str,
+        place: Place,
     ) -> Result<Self> {
         let opened = MultiplexedConnection::new_with_config(info, stream, config).await;
         let (driver, task) = opened.map_err(|error| error::of_handshake(&error, server))?;
-        Ok(Self { driver, task: Some(tokio::spawn(task)) })
+        Ok(Self { driver, place, task: Some(tokio::spawn(task)) })
     }
 }
 
@@ -199,6 +222,7 @@ impl Drop for Opened {
 }
 
 /// The credentials for a server, and the database.
+#[derive(Clone)]
 pub(super) struct Login {
     info: RedisConnectionInfo,
     password: Option<Secret>,
@@ -223,6 +247,7 @@ impl Login {
 }
 
 /// The settings that all connections of a store share.
+#[derive(Clone)]
 pub(super) struct Settings {
     login: Login,
     tcp: TcpSettings,
@@ -254,26 +279,36 @@ impl Settings {
         })
     }
 
+    /// The same for connections whose servers push something.
+    pub(super) fn with_pushes(&self, pushed: impl AsyncPushSender) -> Self {
+        Self { driver: self.driver.clone().set_push_sender(pushed), ..self.clone() }
+    }
+
     /// Connects and logs in. `server` is how errors name the server.
     pub(super) async fn connect(&self, addr: &Address, server: &str, login: &Login) -> Result<Opened> {
         let (info, config) = (login.connection_info().await?, self.driver.clone());
+        let mut place = Place { addr: addr.clone(), peer: None };
         let (host, port) = match addr {
             Address::Host(host, port) => (host, *port),
             Address::Socket(path) => {
-                return Opened::handshake(dial::socket(path, server).await?, &info, config, server).await;
+                let stream = dial::socket(path, server).await?;
+                return Opened::handshake(stream, &info, config, server, place).await;
             }
         };
         let stream = dial::open(&self.tcp, host, port, server).await?;
+        place.peer = stream.peer_addr().ok();
         match &self.tls {
-            None => Opened::handshake(stream, &info, config, server).await,
+            None => Opened::handshake(stream, &info, config, server, place).await,
             Some(tls) => {
-                Opened::handshake(tls.secure(stream, host, server).await?, &info, config, server).await
+                let stream = tls.secure(stream, host, server).await?;
+                Opened::handshake(stream, &info, config, server, place).await
             }
         }
     }
 
     /// Connects by the manager of bb8-redis, which takes at most a second.
     async fn connect_exclusive(&self, addr: &Address, server: &str) -> Result<Opened> {
+        let place = Place { addr: addr.clone(), peer: None };
         let addr = match addr {
             Address::Host(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
             Address::Socket(path) => ConnectionAddr::Unix(path.into()),
@@ -287,7 +322,7 @@ impl Settings {
             false => error::of_handshake(&error, server),
         })?;
         driver.set_response_timeout(NO_TIMEOUT);
-        Ok(Opened { driver, task: None })
+        Ok(Opened { driver, place, task: None })
     }
 
     /// Connects to a server of the store, for many calls or for one at a time, and sets the client's name

@@ -64,6 +64,21 @@ pub(super) fn of_handshake(error: &RedisError, server: &str) -> Error {
     }
 }
 
+/// The error of CLIENT TRACKING. `server` is how the error names the server.
+#[cold]
+pub(super) fn of_tracking(error: &RedisError, server: &str) -> Error {
+    match error.code().map(|code| code_of(code, error.detail().unwrap_or_default())) {
+        Some("ERR") => {
+            let message = format!(
+                "{server}, or a proxy in front of it, does not support CLIENT TRACKING or has renamed it: a watch \
+                 requires it, and Redis has it since version 6"
+            );
+            Error::new(ErrorKind::Unsupported, message).with_code("ERR")
+        }
+        _ => of_dial(error, server),
+    }
+}
+
 #[cold]
 fn without_hello(server: &str) -> Error {
     let message = format!(

@@ -44,6 +44,11 @@ impl Layout {
         [&self.prefix, "config"].concat()
     }
 
+    /// The prefix of the keys of credentials.
+    pub(super) fn credentials(&self) -> String {
+        [&self.prefix, Space::Credential.word()].concat()
+    }
+
     /// The record of a plan.
     pub(super) fn plan(&self, key: &Key) -> String {
         [&self.beside_config, "plan:", key.as_str()].concat()

@@ -22,6 +22,7 @@ mod many;
 mod node;
 mod options;
 mod plan;
+mod pushed;
 mod reply;
 mod request;
 mod routing;
@@ -33,8 +34,10 @@ mod slot;
 mod stats;
 mod target;
 mod tls;
+mod tracking;
 mod usage;
 mod wait;
+mod watch;
 mod wide;
 mod within;
 
@@ -44,7 +47,9 @@ use layout::Layout;
 pub use options::{RedisDurability, RedisOptions, RedisSentinel, RedisTls, RedisTopology};
 use server::Server;
 
-use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats, layer::time_left};
+use crate::{Backend, Open, PoolStats, Pooled, Result, StorageStats, backend::feed::Feed, layer::time_left};
+
+const LABEL: &str = "redis";
 
 /// How many chunks of a batch run at once.
 const CONCURRENT_CHUNKS: usize = 10;
@@ -56,6 +61,7 @@ const CONCURRENT_CHUNKS: usize = 10;
 pub struct Redis {
     server: Arc<Server>,
     layout: Arc<Layout>,
+    feed: Feed,
     /// The database's number.
     namespace: Arc<str>,
     deadline: Duration,
@@ -69,7 +75,7 @@ impl std::fmt::Debug for Redis {
 
 impl Backend for Redis {
     fn label(&self) -> &'static str {
-        "redis"
+        LABEL
     }
 
     fn namespace(&self) -> Option<&str> {
@@ -96,6 +102,7 @@ impl Backend for Redis {
     }
 
     async fn close(&self) -> Result<()> {
+        self.feed.close();
         self.server.close(time_left(self.deadline)).await
     }
 }
@@ -109,6 +116,7 @@ impl Open for Redis {
     async fn open(options: RedisOptions) -> Result<Self> {
         let redis = Self {
             layout: Arc::new(Layout::new(&options.prefix)),
+            feed: Feed::new(LABEL),
             namespace: options.db.to_string().into(),
             deadline: options.deadline,
             server: Arc::new(Server::new(&options).await?),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     RedisOptions,
     address::Address,
-    connection::Settings,
+    connection::{Place, Settings},
     exclusive::{Dialer, ExclusiveLease},
     shared::Shared,
     target::Target,
@@ -70,6 +70,12 @@ impl Node {
 
     pub(super) fn resize(&self, max: u32) -> Result<()> {
         self.exclusive.replace(&self.exclusive.get()?, pool(&self.shared.settings, &self.shared.target, max)?)
+    }
+
+    /// Gives up the connections that may lead elsewhere. Calls in progress finish on them.
+    pub(super) fn leave_others(&self, place: &Place) -> Result<()> {
+        self.shared.leave_others(place);
+        self.resize(self.exclusive.get()?.stats().max)
     }
 
     pub(super) fn close(&self) {

@@ -68,6 +68,23 @@ impl Sentinels {
         Err(failure.unwrap_or_else(unknown_master))
     }
 
+    /// Whether another server is the master now. Sentinels that can't be asked do not count.
+    pub(super) async fn have_moved_from(&self, settings: &Settings, addr: &Address) -> bool {
+        let timeout = settings.dial_timeout / self.addrs.len() as u32;
+        for sentinel in &self.addrs {
+            match tokio::time::timeout(timeout, self.master_addr(settings, sentinel)).await {
+                Ok(Ok(Some(named))) if named == *addr => return false,
+                // This one may be cut off from the others: a new connection asks more.
+                Ok(Ok(Some(_))) => {
+                    let opened = self.open_master(settings, true).await;
+                    return opened.is_ok_and(|opened| opened.place.addr != *addr);
+                }
+                _ => {}
+            }
+        }
+        false
+    }
+
     async fn master_addr(&self, settings: &Settings, addr: &Address) -> Result<Option<Address>> {
         let name = addr.named(SENTINEL);
         let mut sentinel = settings.connect(addr, &name, &self.login).await?;

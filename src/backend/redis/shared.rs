@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     RedisOptions,
-    connection::{Connection, InFlight, STALL, Settings},
+    connection::{Connection, InFlight, Place, STALL, Settings},
     target::Target,
 };
 use crate::{
@@ -114,6 +114,13 @@ impl Shared {
     /// Starts to open the connections.
     pub(super) fn warm(&self) {
         self.slots.load().iter().for_each(|slot| drop(self.dial(slot)));
+    }
+
+    /// Gives up the connections that lead elsewhere. Calls in progress finish.
+    pub(super) fn leave_others(&self, place: &Place) {
+        let slots = self.slots.load();
+        let others = slots.iter().filter_map(live).filter(|connection| !connection.leads_to(place));
+        others.for_each(|connection| connection.retire());
     }
 
     /// Calls in progress finish; later ones find the pool closed.

@@ -19,6 +19,7 @@ use crate::{
 const NAMES: Names = Names { ca: "tls_ca", cert: "tls_cert", key: "tls_key" };
 
 /// The TLS settings of all connections of a store.
+#[derive(Clone)]
 pub(super) struct Tls {
     connector: TlsConnector,
     /// The host that certificates must be for, if it is not the host that is connected to.

@@ -10,7 +10,7 @@ use clap::{
 use crate::{
     commands::{
         self, backup, cache, compact, completions, config, copy, credential, doctor, export, history, import,
-        inspect, lease, man, ping, plan, remote, schema, stats, usage, verify,
+        inspect, lease, man, ping, plan, remote, schema, stats, usage, verify, watch,
     },
     stores,
     term::{failure::Failure, output::Output},
@@ -51,13 +51,14 @@ Examples:
   storage usage increment alice requests -5
   storage credential get -- -rf              # -- before a key that begins with a dash
   storage stats --output json | jq .credential_count
+  storage watch --kinds configs              # what changes, until Ctrl-C
   storage export backup.ndjson
   storage --url redis://localhost import backup.ndjson --dry-run
   storage copy prod env:STAGING_URL --verify # `prod` is a named store
   STORAGE_URL_FILE=/run/secrets/storage-url storage ping
 
 Exit codes:
-  0    success
+  0    success; also `watch` that was ended by Ctrl-C, SIGTERM or its reader
   1    error, such as no record under this key
   2    usage error: invalid command, key, value or URL, or an input that can't be read
   3    the two stores differ
@@ -163,6 +164,7 @@ pub(crate) enum Command {
     Cache(cache::Command),
     #[command(subcommand)]
     Lease(lease::Command),
+    Watch(watch::Watch),
     History(history::Changes),
     Show(history::Show),
     Revert(history::Revert),

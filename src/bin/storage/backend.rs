@@ -14,6 +14,9 @@ pub(crate) trait CliBackend: Open {
     /// The kinds of records that it stores, known before a store exists.
     const KINDS: &[RecordKind] = &RecordKind::ALL;
 
+    /// Whether another process can go on from a cursor of a watch.
+    const KEEPS_CURSORS: bool = true;
+
     /// A warning to print after the store is closed.
     fn warning_after_close(&self) -> Option<String> {
         None
@@ -41,6 +44,7 @@ impl CliBackend for gateway_storage::File {
         ("tls", "not needed: a local directory"),
         ("topology", "the processes of one machine, as `shared` allows"),
     ];
+    const KEEPS_CURSORS: bool = false;
 
     fn existing(options: Self::Options) -> Self::Options {
         options.with_create(false)
@@ -92,6 +96,7 @@ impl CliBackend for gateway_storage::Memory {
         ("durability", "none: lost when the process ends"),
     ];
     const WARNINGS: &[&str] = &["nothing is saved: every command starts with an empty store"];
+    const KEEPS_CURSORS: bool = false;
 }
 
 #[cfg(feature = "mongodb")]
@@ -120,4 +125,5 @@ impl CliBackend for gateway_storage::Postgres {
 impl CliBackend for gateway_storage::Redis {
     const FACTS: &[(&str, &str)] =
         &[("durability", "depends on the server: see its append-only file and eviction policy")];
+    const KEEPS_CURSORS: bool = false;
 }

@@ -26,6 +26,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Answer, Failure> {
         Command::Usage(command) => on_its_backend!(url, log, &To(command, output), "count usage"),
         Command::Cache(command) => on_its_backend!(url, log, command, "cache"),
         Command::Lease(command) => on_its_backend!(url, log, command, "keep leases"),
+        Command::Watch(command) => on_its_backend!(url, log, &To(command, output), "be watched"),
         Command::History(command) => on_its_backend!(url, log, command, "keep a history"),
         Command::Show(command) => on_its_backend!(url, log, command, "keep a history"),
         Command::Revert(command) => on_its_backend!(url, log, command, "keep a history"),

@@ -46,7 +46,7 @@ use crate::{
 /// | `db.operation.name` | `get_credential`, `transaction_set_config`, `commit` |
 /// | `db.operation.batch.size` | items of a batch, unless it has exactly one |
 /// | `db.response.returned_rows` | records that a stream returned |
-/// | `error.type` | the error's [kind](ErrorKind::as_str), or `cancelled`: the caller dropped the call. Absent if it succeeded |
+/// | `error.type` | the error's [kind](ErrorKind::as_str), or `cancelled`: the caller dropped the call. Absent if it succeeded, and for a watch that its reader dropped |
 /// | `db.response.status_code` | with an error: the [code](Error::code), an SQLSTATE, a Redis prefix or MongoDB's number, if there was one |
 /// | `otel.kind`, `otel.status_code` | `client`; `ERROR` with most errors, see below |
 ///
@@ -71,7 +71,7 @@ use crate::{
 /// | `db.client.connection.max`, `.pending_requests` | gauge | `db.client.connection.pool.name` |
 ///
 /// [`refresh_once`](crate::Storage::refresh_once) has a span and a metric of its own, with and without
-/// this layer.
+/// this layer, and [`watch`](crate::watch) has metrics.
 ///
 /// The last two rows are for backends with a pool, which is sampled on an interval: see
 /// [`Storage::instrumented_pool`](crate::Storage::instrumented_pool).

@@ -10,6 +10,7 @@ mod opens;
 mod rewritten;
 mod shared;
 mod trouble;
+mod watch;
 
 use std::{
     path::{Path, PathBuf},

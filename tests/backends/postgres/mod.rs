@@ -14,6 +14,7 @@ mod schema;
 mod sql;
 mod transactions;
 mod usage;
+mod watch;
 
 use gateway_storage::{ConfigValue, Key, Postgres, PostgresOptions, Storage};
 use serde_json::Value;

@@ -1,6 +1,7 @@
 //! The permissions of the documented ACL user, and operations without permission.
 
 use super::*;
+use gateway_storage::history::DocumentKind;
 use testkit::workload::{self, Errors, Words};
 
 /// The command in the documentation of `RedisOptions::username`.
@@ -47,6 +48,13 @@ async fn many(storage: &Storage<Redis>) -> Result {
     storage.delete_credentials(keys).await?.complete().map(drop)
 }
 
+async fn watch(storage: &Storage<Redis>) -> Result {
+    let mut watched = watch::Watched::begin(storage).await;
+    storage.set_credential("watched", json!({})).await?;
+    watched.told(DocumentKind::Credential, Some("watched")).await;
+    storage.delete_credential("watched").await
+}
+
 /// Runs every operation as the documented user. The server's ACL LOG shows refusals that the store ignores,
 /// too.
 async fn every_operation(url: &str, servers: &[&Server]) -> Result {
@@ -60,6 +68,7 @@ async fn every_operation(url: &str, servers: &[&Server]) -> Result {
     workload::conditional(&storage, &words, &mut errors).await?;
     leases(&storage).await?;
     many(&storage).await?;
+    watch(&storage).await?;
     workload::usage(&storage, &words, &mut errors).await?;
     workload::cache(&storage, &words, &mut errors).await?;
     workload::plans(&storage, &words, &mut errors).await?;

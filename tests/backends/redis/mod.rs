@@ -18,6 +18,7 @@ mod refusals;
 mod streams;
 mod tls;
 mod topology;
+mod watch;
 
 use std::{
     collections::BTreeMap,

@@ -41,10 +41,26 @@ fn page() -> Page {
             other.get_usage("a").await.unwrap_err();
             redis.set_config("a", json!(1)).await.unwrap();
             tokio::time::sleep(Duration::from_millis(50)).await;
+            watches(|| recorder.handle().render()).await;
             recorder.handle().render()
         })
     });
     parse(&text)
+}
+
+/// A watch that is cut off, and a live value that becomes wrong.
+async fn watches(render: impl Fn() -> String) {
+    let mut server = servers::redis::Server::start(&[]);
+    let redis = Storage::<Redis>::open(&*server.url()).await.unwrap();
+    redis.set_config("a", json!(1)).await.unwrap();
+    let mut live = redis.live_config::<u32>("a").await.unwrap();
+    redis.set_config("a", json!("wrong")).await.unwrap();
+    live.changed().await.unwrap();
+    assert!(live.problem().is_some());
+    server.kill();
+    while !render().contains("watch_reconnects") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 fn parse(text: &str) -> Page {
@@ -65,7 +81,7 @@ fn parse(text: &str) -> Page {
 }
 
 /// Words of the query language outside of braces.
-const LANGUAGE: [&str; 17] = [
+const LANGUAGE: [&str; 18] = [
     "and",
     "by",
     "clamp_min",
@@ -78,6 +94,7 @@ const LANGUAGE: [&str; 17] = [
     "or",
     "rate",
     "sum",
+    "timestamp",
     "unless",
     "max",
     "min",
@@ -85,7 +102,7 @@ const LANGUAGE: [&str; 17] = [
     "e",
 ];
 /// Labels that Prometheus itself adds.
-const ADDED: [&str; 1] = ["job"];
+const ADDED: [&str; 2] = ["instance", "job"];
 
 /// The faults of a query.
 fn faults(query: &str, page: &Page) -> Vec<String> {
@@ -179,10 +196,10 @@ fn queries_use_only_existing_metrics_and_labels() {
     let alerts = include_str!("../../../examples/monitoring/alerts.yaml");
     let mut asked = Vec::new();
     queries(&dashboard, &mut asked);
-    assert_eq!(asked.len(), 12, "the dashboard's queries");
+    assert_eq!(asked.len(), 17, "the dashboard's queries");
     let expressions = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).map(str::to_owned);
     asked.extend(expressions);
-    assert_eq!(asked.len(), 12 + alerts.matches("alert: ").count());
+    assert_eq!(asked.len(), 17 + alerts.matches("alert: ").count());
     let faults: Vec<_> = asked
         .iter()
         .map(|query| (query, faults(query, &page)))

@@ -86,6 +86,12 @@ fn metrics_are_named_as_the_conventions_say() {
                 MetricKind::Counter,
                 vec!["db.operation.name", "error.type"]
             ),
+            (
+                "gateway_storage.watch.events",
+                MetricKind::Counter,
+                vec!["db.system.name", "gateway_storage.watch.event"]
+            ),
+            ("gateway_storage.watch.last_event", MetricKind::Gauge, vec!["db.system.name"]),
         ]
     );
     assert_eq!(Instrument::DURATION, "db.client.operation.duration");

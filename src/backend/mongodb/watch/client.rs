@@ -83,8 +83,8 @@ impl Drop for WatchClient {
         let sessions = std::mem::take(&mut *self.sessions.lock().unwrap_or_else(PoisonError::into_inner));
         runtime.spawn(async move {
             let close = async {
-                // The driver closes cursors that it knows, but not one that the server is just opening, and it
-                // does not end a query that waits.
+                // The driver closes cursors that it knows, but not one that the server is just opening, and
+                // it does not end a query that waits.
                 if !sessions.is_empty() {
                     drop(pool.database.run_command(doc! { "killSessions": sessions }).await);
                 }

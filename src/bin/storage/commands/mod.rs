@@ -25,6 +25,7 @@ pub(crate) mod schema;
 pub(crate) mod stats;
 pub(crate) mod usage;
 pub(crate) mod verify;
+pub(crate) mod watch;
 
 // For the commands.
 use crate::{

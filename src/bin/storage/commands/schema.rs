@@ -20,8 +20,13 @@ Examples:
     #[command(after_help = "\
 Examples:
   storage schema up
-  storage schema up && systemctl start gateway")]
-    Up,
+  storage schema up && systemctl start gateway
+  storage schema up --watch")]
+    Up {
+        /// Also create the tables and triggers that a first watch creates
+        #[arg(long)]
+        watch: bool,
+    },
 }
 
 #[cfg(feature = "postgres")]
@@ -30,7 +35,11 @@ impl Run<Postgres> for Command {
         let options = session.options()?;
         let status = match self {
             Self::Status => Postgres::schema_status(options).await,
-            Self::Up => Postgres::migrate(options).await,
+            Self::Up { watch: false } => Postgres::migrate(options).await,
+            Self::Up { watch: true } => match Postgres::migrate(options.clone()).await {
+                Ok(status) => Postgres::prepare_watch(options).await.map(|()| status),
+                refused => refused,
+            },
         };
         Ok(report(&status.map_err(|error| Failure::opening(session.url, &error))?))
     }

@@ -63,7 +63,7 @@ impl Interrupt {
         self.0.load(Ordering::Relaxed)
     }
 
-    async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         while !self.is_set() {
             sleep(CHECK_EVERY).await;
         }
