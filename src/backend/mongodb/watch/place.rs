@@ -16,7 +16,7 @@ use crate::event::Cursor;
 /// Begins the text. The cursors of the feed itself begin with hexadecimal digits.
 const FORMAT: &str = "t1";
 
-/// The field of a token that the server can read; it is text of hexadecimal digits.
+/// The field of a token: text of hexadecimal digits.
 const DATA: &CStr = cstr!("_data");
 
 /// Where the streams of both collections go on.
@@ -90,7 +90,7 @@ pub(super) fn is_at_least(token: &ResumeToken, time: Timestamp) -> Option<bool> 
     Some(*digits >= *format!("82{:08X}{:08X}", time.time, time.increment))
 }
 
-/// The next time of the server but `ticks - 1`.
+/// The time this many ticks later.
 pub(super) fn later(time: Timestamp, ticks: u32) -> Timestamp {
     Timestamp { increment: time.increment.saturating_add(ticks), ..time }
 }
