@@ -78,7 +78,9 @@ impl Server {
             let password = self.options.password_now().await?;
             *password_read = Some(Instant::now());
             if password != refused.password {
-                self.pool.replace(refused, Pool::new(&self.options, refused.max, password).await?)?;
+                // Boxed, because the future of each call holds this one.
+                let new = Box::pin(Pool::new(&self.options, refused.max, password)).await?;
+                self.pool.replace(refused, new)?;
                 return Ok(true);
             }
         }
