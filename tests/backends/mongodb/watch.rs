@@ -579,7 +579,9 @@ async fn an_idle_watch_costs_a_query_in_two_seconds_and_no_connection_of_calls()
 async fn a_watch_again_begins_anew() -> Result {
     let storage = open(&servers::mongodb()).await;
     for round in 0..5 {
-        storage.set_config(format!("before {round}"), json!(1)).await?;
+        // More than the server's first answer has.
+        let before: Vec<_> = (0..300).map(|n| (key(&format!("before {round} {n}")), of(n))).collect();
+        storage.set_credentials(&before).await?.complete()?;
         let mut watch = Watch::begin(&storage).await;
         let after = format!("after {round}");
         storage.set_config(&after, json!(1)).await?;
