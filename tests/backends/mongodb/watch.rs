@@ -664,15 +664,15 @@ impl Mirror {
 }
 
 /// Random changes while connections are cut and primaries step down: a mirror that follows the watch is equal
-/// in the end. `GATEWAY_STORAGE_TEST_CHANGES=100000` for a long run.
+/// in the end. `WATCH_CHANGES=100000` for a long run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_change_is_missed_in_a_storm() -> Result {
     let number = |name: &str, usual: u64| {
         std::env::var(name).map_or(usual, |number| number.parse().expect("a number"))
     };
-    let changes = number("GATEWAY_STORAGE_TEST_CHANGES", 2_000);
-    let seed = number("GATEWAY_STORAGE_TEST_SEED", fastrand::u64(..));
-    println!("GATEWAY_STORAGE_TEST_SEED={seed}");
+    let changes = number("WATCH_CHANGES", 2_000);
+    let seed = number("WATCH_SEED", fastrand::u64(..));
+    println!("WATCH_SEED={seed}");
     let set = ReplicaSet::start(3);
     let storage = open(&set.url("storm")).await;
     // It follows one member, through a proxy that leads to each new primary.

@@ -516,9 +516,9 @@ async fn an_idle_watch_sends_a_statement_in_two_seconds() -> Result {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mirror_equals_the_store_after_a_storm() -> Result {
     let variable = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let changes = variable("GATEWAY_STORAGE_TEST_CHANGES").unwrap_or(3000);
-    let seed = variable("GATEWAY_STORAGE_TEST_SEED").unwrap_or_else(|| fastrand::u64(..));
-    println!("GATEWAY_STORAGE_TEST_SEED={seed}");
+    let changes = variable("WATCH_CHANGES").unwrap_or(3000);
+    let seed = variable("WATCH_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("WATCH_SEED={seed}");
     let mut random = Rng::with_seed(seed);
     let server = Server::start(&[]);
     let url = server.url();
@@ -590,7 +590,7 @@ async fn a_mirror_equals_the_store_after_a_storm() -> Result {
     }
     let cuts = all_written.await.unwrap();
     println!("{changes} changes, {told} told, {cuts} cuts, {resyncs} resyncs");
-    assert_eq!(mirror, list(&storage).await?, "a change was missed: GATEWAY_STORAGE_TEST_SEED={seed}");
+    assert_eq!(mirror, list(&storage).await?, "a change was missed: WATCH_SEED={seed}");
     assert!(told > 0);
     reader.close().await?;
     storage.close().await
