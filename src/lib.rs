@@ -229,12 +229,6 @@ pub mod watch {
     };
 }
 
-/// The cursors that backends make of the positions that they read from a cursor.
-#[cfg(fuzzing)]
-pub mod cursors {
-    pub use crate::backend::{mongodb::read_back as mongodb, postgres::read_back as postgres};
-}
-
 /// Compiles the code of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,19 +1,17 @@
-//! Reads cursors and the positions in them, and makes cursors of the positions again.
+//! Reads cursors, and watches a store from them. The positions of servers have property tests beside their
+//! code.
 #![no_main]
 
 use std::pin::pin;
 
 use futures_util::StreamExt;
 use gateway_storage::{
-    ErrorKind, Memory, Storage, cursors,
+    ErrorKind, Memory, Storage,
     watch::{Cursor, Event, WatchOptions},
 };
 use gateway_storage_fuzz::{assert_silent, with_secret};
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
-
-/// The number of the store that MongoDB's cursors must have here.
-const STORE: u64 = 7;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -22,7 +20,6 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!(cursor.as_str(), text);
             let json = serde_json::to_string(&cursor).unwrap();
             assert_eq!(serde_json::from_str::<Cursor>(&json).unwrap(), cursor);
-            read(&cursor);
         }
         Err(error) => {
             let is_short = (1..=Cursor::MAX_BYTES).contains(&text.len());
@@ -30,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!(error.kind(), ErrorKind::InvalidValue);
         }
     }
-    // As the position of each backend, and one in the ring of a store that is open.
+    // As a position in the ring of a store that is open.
     let (runtime, storage) = store();
     let own = first(&runtime, &storage, None);
     assert!(matches!(own, Event::Resync { .. }));
@@ -43,28 +40,10 @@ fuzz_target!(|bytes: &[u8]| {
         let event = first(&runtime, &storage, Some(cursor));
         assert!(is_own || matches!(event, Event::Resync { .. } | Event::Idle { .. }));
     }
-    for position in [format!("postgres:{text}"), format!("mongodb:t1.{STORE:016x}.{text}")] {
-        if let Ok(cursor) = Cursor::new(position) {
-            read(&cursor);
-        }
-    }
     if let Ok(text) = String::from_utf8(with_secret(bytes)) {
         text.parse::<Cursor>().map_or_else(|error| assert_silent(&error), drop);
     }
 });
-
-/// What was made of a position has the same one.
-fn read(cursor: &Cursor) {
-    if let Some(made) = cursors::postgres(cursor) {
-        // A long snapshot is shortened.
-        assert!(made == *cursor || cursor.as_str().len() > 3500);
-        assert_eq!(cursors::postgres(&made).as_ref(), Some(&made));
-    }
-    if let Some(made) = cursors::mongodb(STORE, cursor) {
-        assert_eq!(cursors::mongodb(STORE, &made).as_ref(), Some(&made));
-        assert_eq!(cursors::mongodb(STORE + 1, &made), None);
-    }
-}
 
 fn store() -> (Runtime, Storage<Memory>) {
     let runtime = Builder::new_current_thread().enable_time().build().unwrap();

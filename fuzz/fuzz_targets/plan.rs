@@ -1,7 +1,11 @@
 //! Decodes plans, their records and their audit entries, and encodes them again.
 #![no_main]
 
-use gateway_storage::{codec::{canonical, decode_audit, decode_plan, encode_audit, encode_plan}, plan::Plan, ErrorKind};
+use gateway_storage::{
+    ErrorKind,
+    codec::{canonical, decode_audit, decode_plan, encode_audit, encode_plan},
+    plan::Plan,
+};
 use gateway_storage_fuzz::{assert_silent, is_same, value, with_secret};
 use libfuzzer_sys::{arbitrary::Unstructured, fuzz_target};
 use serde_json::Value;

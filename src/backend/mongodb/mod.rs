@@ -35,8 +35,6 @@ pub use options::{MongoDbOptions, ReadLevel, WriteLevel};
 use pool::Permit;
 use server::Server;
 pub use transaction::MongoDbTransaction;
-#[cfg(fuzzing)]
-pub use watch::read_back;
 
 use crate::{
     Backend, Open, Result, StorageStats,

@@ -64,13 +64,6 @@ const MOST: usize = 100_000;
 /// How long the last answer of a catch-up waits for a change. No answer is sooner if there are none.
 const LAST_AWAIT: Duration = Duration::from_millis(20);
 
-/// The cursor of the tokens in this one, if it has tokens of this store. For `fuzz/`.
-#[cfg(fuzzing)]
-pub fn read_back(store: u64, from: &Cursor) -> Option<Cursor> {
-    let [credentials, configs] = tokens(store, from)?;
-    cursor(store, [&credentials, &configs])
-}
-
 impl Watch for MongoDb {
     fn watch(&self, options: WatchOptions) -> impl Stream<Item = Result<Event>> + Send {
         self.server.watching.feed.watch(Changes(Arc::downgrade(&self.server)), options)

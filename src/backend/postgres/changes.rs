@@ -121,12 +121,6 @@ impl Place {
     }
 }
 
-/// The cursor of the place in this one, if there is one. For `fuzz/`.
-#[cfg(fuzzing)]
-pub fn read_back(cursor: &Cursor) -> Option<Cursor> {
-    Some(Place::read(super::LABEL, cursor)?.cursor(super::LABEL))
-}
-
 /// What a look finds.
 pub(super) struct Seen {
     pub(super) place: Place,
@@ -352,6 +346,8 @@ fn may_use(server: &Server, error: Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn place(life: &str, snapshot: &str) -> Place {
@@ -380,6 +376,28 @@ mod tests {
             assert_eq!(Place::read("postgres", &Cursor::at("postgres", text)), None, "{text}");
         }
         assert_eq!(Place::read("redis", &cursor), None);
+    }
+
+    proptest! {
+        /// No text panics, and what is read from one is written as it was.
+        #[test]
+        fn any_text_is_read(text in "[0-9.:,a]{0,60}") {
+            let cursor = Cursor::at("postgres", &text);
+            if let Some(place) = Place::read("postgres", &cursor) {
+                prop_assert_eq!(place.cursor("postgres"), cursor);
+            }
+        }
+
+        #[test]
+        fn any_place_is_read_back(
+            life in proptest::collection::vec(any::<u64>(), 6),
+            [xmin, xmax] in any::<[u64; 2]>(),
+            running in proptest::collection::vec(any::<u64>(), 0..9),
+        ) {
+            let join = |numbers: Vec<u64>, by| numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(by);
+            let place = place(&join(life, "."), &format!("{xmin}:{xmax}:{}", join(running, ",")));
+            prop_assert_eq!(Place::read("postgres", &place.cursor("postgres")), Some(place));
+        }
     }
 
     #[test]

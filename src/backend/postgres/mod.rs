@@ -27,8 +27,6 @@ mod watch;
 
 use std::{sync::Arc, time::Duration};
 
-#[cfg(fuzzing)]
-pub use changes::read_back;
 pub use migrate::SchemaStatus;
 pub use options::{ChannelBinding, Isolation, PostgresOptions, SslMode, SslNegotiation};
 use server::Server;

@@ -98,6 +98,7 @@ pub(super) fn later(time: Timestamp, ticks: u32) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use mongodb::bson::{Binary, spec::BinarySubtype};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -157,6 +158,18 @@ mod tests {
             assert!(cursor.is_err() || tokens(7, &cursor.unwrap()).is_none(), "{wrong}");
         }
         assert!(tokens(7, &Cursor::new(format!("redis:t1.7.{token}.{token}")).unwrap()).is_none());
+    }
+
+    proptest! {
+        /// No text panics, and what is read from one is read again from what is made of it.
+        #[test]
+        fn any_text_is_read(one in "[hbx][A-Za-z0-9_-]{0,40}", other in "[hb][A-Za-z0-9_-]{0,40}") {
+            let text = Cursor::at(LABEL, format_args!("t1.7.{one}.{other}"));
+            if let Some([one, other]) = tokens(7, &text) {
+                let made = cursor(7, [&one, &other]).unwrap();
+                prop_assert_eq!(tokens(7, &made), Some([one, other]));
+            }
+        }
     }
 
     #[test]
