@@ -281,8 +281,8 @@ impl Bench {
         // The writing handle learns meanwhile that the store is watched.
         std::thread::sleep(Duration::from_secs(2));
         let ours = |count| self.on_tasks(64, count, &watched);
-        self.row(table, (&row, "not watched"), 256, ours, |count| self.on_tasks(64, count, &plain));
-        self.row(table, (&row, "NOTIFY in the write"), 256, ours, |count| {
+        self.row(table, (&row, "not watched"), 64, ours, |count| self.on_tasks(64, count, &plain));
+        self.row(table, (&row, "NOTIFY in the write"), 64, ours, |count| {
             self.on_tasks(64, count, &notifying)
         });
         let mut late = self.runtime.block_on(watch).unwrap();
