@@ -9,8 +9,9 @@ use crate::{
 
 /// Tells which credentials and config values change, also those that other processes and programs change.
 ///
-/// A watch tells keys, never values: read the record again. It never misses a change silently. Counters,
-/// cache values and the history are not watched.
+/// A watch tells keys, never values: read the record again. It never misses a change silently; only after
+/// the commands SWAPDB and DEBUG RELOAD a Redis server tells nothing. Counters, cache values and the history
+/// are not watched.
 #[capability(wrapper = WatchWrapper)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not tell what changes",
