@@ -195,6 +195,12 @@ impl Error {
         self.0.retryable
     }
 
+    /// Whether waiting can heal it, so that something that never gives up tries again.
+    pub(crate) fn passes(&self) -> bool {
+        use ErrorKind::{Busy, Conflict, Internal, Timeout, Unavailable};
+        matches!(self.kind(), Busy | Conflict | Internal | Timeout | Unavailable)
+    }
+
     /// The backend's own code, if it gave one: an SQLSTATE, a Redis prefix, an `errno`.
     #[must_use]
     pub fn code(&self) -> Option<&str> {

@@ -55,12 +55,12 @@ async fn closes<B: Transactional>(storage: Storage<B>) {
     fails("commit after close", ErrorKind::Closed, tx.commit().await);
 }
 
-async fn is_empty<B: CredentialStore + ConfigStore>(storage: Storage<B>) {
+pub(super) async fn is_empty<B: CredentialStore + ConfigStore>(storage: Storage<B>) {
     same_keys("ids", &[], ok("list_credentials", storage.list_credentials().await));
     same("keys", 0, ok("list_configs", storage.list_configs().await).len());
 }
 
-async fn wipe<B: CredentialStore + ConfigStore>(storage: &Storage<B>) {
+pub(super) async fn wipe<B: CredentialStore + ConfigStore>(storage: &Storage<B>) {
     clear::<Credentials, B>(storage).await;
     clear::<Configs, B>(storage).await;
 }

@@ -19,10 +19,11 @@ use super::{
     WaitLimit, complete, concurrently,
     configs::Configs,
     credentials::Credentials,
-    documents::{Documents, clear},
+    documents::Documents,
     hostile_keys, key, must, numbered, ok,
     plans::{plan, value},
-    same, same_keys,
+    same,
+    transactions::{is_empty, wipe},
 };
 use crate::{
     ConfigBatch, ConfigStore, Credential, CredentialStore, ErrorKind, Exportable, Key, OptionalExt, Record,
@@ -177,16 +178,6 @@ impl Watching {
             }
         }
     }
-}
-
-async fn is_empty<B: CredentialStore + ConfigStore>(storage: Storage<B>) {
-    same_keys("ids", &[], ok("list_credentials", storage.list_credentials().await));
-    same("keys", 0, ok("list_configs", storage.list_configs().await).len());
-}
-
-async fn wipe<B: CredentialStore + ConfigStore>(storage: &Storage<B>) {
-    clear::<Credentials, B>(storage).await;
-    clear::<Configs, B>(storage).await;
 }
 
 fn credential(n: usize) -> Credential {

@@ -338,7 +338,7 @@ impl<B: ConfigStore + Watch, T, S: Source<B, T>> Follower<'_, B, T, S> {
             if is_due {
                 let read = self.source.read(self.storage).await;
                 again = match read {
-                    Err(error) if is_passing(&error) => {
+                    Err(error) if error.passes() => {
                         let at = Instant::now() + jittered(pause);
                         pause = LONGEST_PAUSE.min(pause * 2);
                         Some(at)
@@ -430,10 +430,4 @@ impl<B: ConfigStore + Watch, T, S: Source<B, T>> Follower<'_, B, T, S> {
         }
         Ok(())
     }
-}
-
-/// Whether the same read may succeed later.
-fn is_passing(error: &Error) -> bool {
-    use ErrorKind::{Busy, Conflict, Internal, Timeout, Unavailable};
-    matches!(error.kind(), Busy | Conflict | Internal | Timeout | Unavailable)
 }

@@ -21,7 +21,7 @@ use futures_core::Stream;
 
 pub(crate) use ring::{Change, change_of};
 use shared::Shared;
-pub(crate) use source::{FIRST_PAUSE, IDLE_EVERY, Source, Teller};
+pub(crate) use source::{IDLE_EVERY, Pauses, Source, Teller};
 
 use crate::{
     Error, Key, Result,

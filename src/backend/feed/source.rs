@@ -1,6 +1,6 @@
 //! The source of a feed, and the task that runs it.
 
-use std::{mem::take, sync::Arc, time::Duration};
+use std::{convert::Infallible, mem::take, sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 
@@ -8,15 +8,30 @@ use super::{
     ring::{Change, State},
     shared::Shared,
 };
-use crate::{Error, ErrorKind, Result, event::Cursor, layer::system_name};
+use crate::{Result, event::Cursor, layer::system_name};
 
 /// How often a source that has nothing to tell says so. The contract promises 5 s.
 pub(crate) const IDLE_EVERY: Duration = Duration::from_secs(2);
 
-/// The first pause before connecting again is a random time up to this one, so that processes that were cut
-/// off at the same time do not come back at the same time. Later ones are up to twice as long, each.
-pub(crate) const FIRST_PAUSE: Duration = Duration::from_secs(1);
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+
+/// Pauses before something is tried again: random times up to a limit that doubles, so that processes that
+/// were cut off at the same time do not come back at the same time.
+pub(crate) struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(FIRST_PAUSE)
+    }
+}
+
+impl Pauses {
+    pub(crate) async fn next(&mut self) {
+        sleep(self.0.mul_f64(fastrand::f64())).await;
+        self.0 = LONGEST_PAUSE.min(self.0 * 2);
+    }
+}
 
 /// Where the changes come from. It is a handle that does not keep the store open.
 pub(crate) trait Source: Clone + Send + Sync + 'static {
@@ -25,7 +40,7 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// Calls [`Teller::started`] or [`Teller::resumed`] once every later change will be told, and
     /// [`Teller::idle`] about every [`IDLE_EVERY`] as long as nothing is missed. It is called again after a
     /// pause if the error is one that waiting can heal, and dropped when the last watcher is gone.
-    fn follow(&self, teller: &Teller) -> impl Future<Output = Error> + Send;
+    fn follow(&self, teller: &Teller) -> impl Future<Output = Result<Infallible>> + Send;
 
     /// The changes since this cursor until now, from another source than the feed. `None`: they are not
     /// known.
@@ -43,16 +58,16 @@ impl Teller {
         // If the task is aborted, or its runtime ends, watchers must not believe that it goes on.
         let _stopped = Stopped(self);
         let label = self.shared.label;
-        let mut longest = FIRST_PAUSE;
+        let mut pauses = Pauses::default();
         loop {
-            let error = source.follow(self).await;
+            let Err(error) = source.follow(self).await;
             let mut was_live = false;
             self.update(|state| was_live = take(&mut state.is_live));
-            if !heals(&error) {
+            if !error.passes() {
                 return self.shared.end(error);
             }
             if was_live {
-                longest = FIRST_PAUSE;
+                pauses = Pauses::default();
             }
             let system = system_name(label);
             tracing::warn!(
@@ -62,8 +77,7 @@ impl Teller {
                 "a watch was cut off; it connects again"
             );
             metrics::counter!("gateway_storage.watch.reconnects", "db.system.name" => system).increment(1);
-            sleep(longest.mul_f64(fastrand::f64())).await;
-            longest = LONGEST_PAUSE.min(longest * 2);
+            pauses.next().await;
         }
     }
 
@@ -124,12 +138,6 @@ impl Drop for Stopped<'_> {
     fn drop(&mut self) {
         self.0.update(|state| state.is_live = false);
     }
-}
-
-/// Whether waiting can heal the error.
-pub(super) fn heals(error: &Error) -> bool {
-    use ErrorKind::{Busy, Conflict, Internal, Timeout, Unavailable};
-    matches!(error.kind(), Busy | Conflict | Internal | Timeout | Unavailable)
 }
 
 /// Runs the source in a task, if it does not run. The runtime of an earlier task may be gone.

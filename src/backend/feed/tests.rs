@@ -4,6 +4,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use std::{
+    convert::Infallible,
     pin::{Pin, pin},
     sync::{Arc, Mutex},
     time::Duration,
@@ -24,16 +25,16 @@ struct Cut {
 }
 
 impl Source for Cut {
-    async fn follow(&self, teller: &Teller) -> Error {
+    async fn follow(&self, teller: &Teller) -> Result<Infallible> {
         if let Some(kind) = self.refusal {
-            return Error::new(kind, "refused");
+            return Err(Error::new(kind, "refused"));
         }
         self.connected.lock().unwrap().push(Instant::now());
         teller.started(Some(Cursor::at("test", self.connected.lock().unwrap().len())));
         let mut cut = pin!(self.cut.notified());
         loop {
             tokio::select! {
-                () = &mut cut => return Error::new(ErrorKind::Unavailable, "cut"),
+                () = &mut cut => return Err(Error::new(ErrorKind::Unavailable, "cut")),
                 () = sleep(IDLE_EVERY) => teller.idle(teller.last()),
             }
         }

@@ -8,12 +8,12 @@ use std::{
 
 use futures_core::Stream;
 use futures_util::stream;
-use tokio::{task::consume_budget, time::sleep};
+use tokio::task::consume_budget;
 
 use super::{
     ring::{Change, Place},
     shared::Shared,
-    source::{FIRST_PAUSE, LONGEST_PAUSE, Source, heals, run},
+    source::{Pauses, Source, run},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -129,13 +129,12 @@ impl<S: Source> Watcher<S> {
 
     /// The changes since the cursor. Waits while the store can't be reached.
     async fn since(&self, cursor: &Cursor) -> Result<Option<Vec<Change>>> {
-        let mut longest = FIRST_PAUSE;
+        let mut pauses = Pauses::default();
         loop {
             match self.source.since(cursor).await {
-                Err(error) if heals(&error) => sleep(longest.mul_f64(fastrand::f64())).await,
+                Err(error) if error.passes() => pauses.next().await,
                 known => return known,
             }
-            longest = LONGEST_PAUSE.min(longest * 2);
         }
     }
 }

@@ -59,17 +59,9 @@ struct Changes {
 }
 
 impl Source for Changes {
-    async fn follow(&self, teller: &Teller) -> Error {
-        let followed = match self.is_shared() {
-            Ok(true) => self.look_again(teller).await,
-            // The committer tells everything.
-            Ok(false) => self.only_idle(teller).await,
-            Err(closed) => return closed,
-        };
-        match followed {
-            Ok(never) => match never {},
-            Err(error) => error,
-        }
+    async fn follow(&self, teller: &Teller) -> Result<Infallible> {
+        // Otherwise the committer tells everything.
+        if self.is_shared()? { self.look_again(teller).await } else { self.only_idle(teller).await }
     }
 
     async fn since(&self, cursor: &Cursor) -> Result<Option<Vec<Change>>> {

@@ -72,11 +72,8 @@ struct Moves {
 }
 
 impl Source for Moves {
-    async fn follow(&self, teller: &Teller) -> Error {
-        match self.tell_moves(teller).await {
-            Ok(never) => match never {},
-            Err(error) => error,
-        }
+    async fn follow(&self, teller: &Teller) -> Result<Infallible> {
+        self.tell_moves(teller).await
     }
 
     async fn since(&self, cursor: &Cursor) -> Result<Option<Vec<Change>>> {

@@ -1,10 +1,12 @@
 //! Watches: each write tells the feed.
 
+use std::convert::Infallible;
+
 use futures_core::Stream;
 
 use super::Memory;
 use crate::{
-    Error, Key, Result,
+    Key, Result,
     backend::feed::{Change, Feed, IDLE_EVERY, Source, Teller},
     capability::Watch,
     event::{Cursor, Event, WatchOptions},
@@ -23,7 +25,7 @@ impl Memory {
 struct Writes(Feed);
 
 impl Source for Writes {
-    async fn follow(&self, teller: &Teller) -> Error {
+    async fn follow(&self, teller: &Teller) -> Result<Infallible> {
         teller.resumed();
         loop {
             tokio::time::sleep(IDLE_EVERY).await;

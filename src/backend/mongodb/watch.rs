@@ -75,16 +75,11 @@ impl Watch for MongoDb {
 struct Changes(Weak<Server>);
 
 impl Source for Changes {
-    async fn follow(&self, teller: &Teller) -> Error {
-        let Some((options, watching)) =
-            self.0.upgrade().map(|server| (server.options.clone(), server.watching.clone()))
-        else {
-            return Error::closed();
-        };
-        let client = match Box::pin(WatchClient::new(&options, watching.turn().await)).await {
-            Ok(client) => client,
-            Err(error) => return error,
-        };
+    async fn follow(&self, teller: &Teller) -> Result<Infallible> {
+        let server = self.0.upgrade().ok_or_else(Error::closed)?;
+        let (options, watching) = (server.options.clone(), server.watching.clone());
+        drop(server);
+        let client = Box::pin(WatchClient::new(&options, watching.turn().await)).await?;
         // If this is aborted, the next watch begins anew: none waits for the changes until then.
         let mut past = watching.take();
         let Err(cut) = Box::pin(follow(&client, &options, teller, &mut past)).await;
@@ -100,7 +95,7 @@ impl Source for Changes {
             }
         };
         watching.keep(past);
-        error
+        Err(error)
     }
 
     async fn since(&self, cursor: &Cursor) -> Result<Option<Vec<Change>>> {

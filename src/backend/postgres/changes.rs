@@ -157,21 +157,6 @@ pub(super) trait Run {
     ) -> impl Future<Output = Result<Reply>> + Send;
 }
 
-/// Any connection of the pool.
-pub(super) struct AnyConnection;
-
-impl Run for AnyConnection {
-    async fn run(
-        &mut self,
-        call: &Call<'_>,
-        effect: Effect,
-        statement: Sql,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Reply> {
-        call.run(effect, statement, parameters).await
-    }
-}
-
 /// The place of now, and what has changed since another. `None`: changes may have been missed.
 pub(super) async fn look(server: &Server, on: &mut impl Run, before: Option<&Place>) -> Result<Option<Seen>> {
     let call = server.call(server.options.deadline)?;

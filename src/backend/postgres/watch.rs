@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     LABEL, Postgres, PostgresOptions,
-    changes::{self, AnyConnection, Place, Run, Seen},
+    changes::{self, Place, Run, Seen},
     connection::Connection,
     dial::Dialer,
     server::{Call, Server},
@@ -56,16 +56,13 @@ impl Postgres {
 struct Changes(Arc<Server>);
 
 impl Source for Changes {
-    async fn follow(&self, teller: &Teller) -> Error {
-        match self.follow_until_error(teller).await {
-            Ok(never) => match never {},
-            Err(error) => error,
-        }
+    async fn follow(&self, teller: &Teller) -> Result<Infallible> {
+        self.look_again(teller).await
     }
 
     async fn since(&self, cursor: &Cursor) -> Result<Option<Vec<Change>>> {
         let Some(place) = Place::read(LABEL, cursor) else { return Ok(None) };
-        match changes::look(&self.0, &mut AnyConnection, Some(&place)).await {
+        match changes::look(&self.0, &mut Line(None), Some(&place)).await {
             Ok(seen) => Ok(seen.map(|seen| seen.changes)),
             Err(error) if is_wrong_cursor(&error) => Ok(None),
             Err(error) => Err(error),
@@ -83,7 +80,7 @@ fn is_missing(error: &Error) -> bool {
 }
 
 impl Changes {
-    async fn follow_until_error(&self, teller: &Teller) -> Result<Infallible> {
+    async fn look_again(&self, teller: &Teller) -> Result<Infallible> {
         let server = &*self.0;
         let mut line = Line::connect(server).await?;
         let mut last = teller.last().and_then(|cursor| Place::read(LABEL, &cursor));

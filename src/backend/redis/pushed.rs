@@ -7,12 +7,12 @@ use std::{
 };
 
 use redis::{PushInfo, PushKind, Value};
-use tokio::{sync::Notify, task::consume_budget, time::sleep};
+use tokio::{sync::Notify, task::consume_budget};
 
 use super::layout::{Layout, Space};
 use crate::{
     Error, ErrorKind, Key,
-    backend::feed::{Change, FIRST_PAUSE, Teller},
+    backend::feed::{Change, Pauses, Teller},
     history::DocumentKind,
 };
 
@@ -120,7 +120,7 @@ impl Pushed {
                 return lost();
             }
             // FLUSHALL reaches all watchers at once. They must not all read again at once.
-            sleep(FIRST_PAUSE.mul_f64(fastrand::f64())).await;
+            Pauses::default().next().await;
             // What comes after this is told after the Resync.
             let is_lost = take(&mut *self.lock()).is_lost;
             teller.started(None);

@@ -111,17 +111,14 @@ fn other_masters() -> Error {
 }
 
 impl Source for Masters {
-    async fn follow(&self, teller: &Teller) -> Error {
+    async fn follow(&self, teller: &Teller) -> Result<Infallible> {
         let pushed = Pushed::new(&self.layout);
-        let tracked = match self.track(&pushed).await {
-            Ok(tracked) => tracked,
-            Err(error) => return error,
-        };
+        let tracked = self.track(&pushed).await?;
         teller.started(None);
         tokio::select! {
-            error = pushed.tell_all(teller) => error,
-            Err(error) = self.check(&tracked, &pushed, teller) => error,
-            Err(error) = self.check_topology(&tracked) => error,
+            error = pushed.tell_all(teller) => Err(error),
+            ended = self.check(&tracked, &pushed, teller) => ended,
+            ended = self.check_topology(&tracked) => ended,
         }
     }
 
